@@ -1,0 +1,282 @@
+"""The command line: `dpo-lab [VERB] [OPTIONS] [OVERRIDES]`. Imports no torch."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dpo_lab import __version__
+from dpo_lab.errors import Interrupted, Refused, Stopped
+
+VERBS = {
+    "train": "run one configuration, or with -m all combinations of several values (the default)",
+    "check": "read config and data, print a card of the data, train nothing; --json: as JSON",
+    "report": "FOLDER... [out=DIR] [metric=NAME]: draw and tabulate runs into report.html",
+    "cache": "list what is kept between runs; `cache prune days=30` removes older, days=0 all",
+}
+
+USAGE = """\
+dpo-lab [VERB] [OPTIONS] [OVERRIDES]
+
+Verbs
+{verbs}
+
+Options
+  -m, --multirun    run every combination: dpo-lab -m loss.beta=0.1,0.5 seed=0,1
+  --config-dir DIR  your own yamls beside ours: DIR/loss/mine.yaml is loss=mine
+  --help, --version
+  -sc install=bash  completion (or zsh, fish): eval "$(dpo-lab -sc install=bash)"
+
+Choose (GROUP=NAME)
+{groups}
+
+Set (NAME.OPTION=VALUE); what is set now:
+
+{config}"""
+
+RESULTS = {
+    "eval/loss": "loss",
+    "eval/rewards/accuracies": "accuracy",
+    "eval/rewards/margins": "reward margin",
+    "eval/logratios/chosen": "chosen log-ratio, nats",
+    "eval/logratios/rejected": "rejected log-ratio, nats",
+    "world/reward": "exact reward",
+    "world/kl": "exact KL to the start, nats",
+    "world/optimal_share": "share of the optimal reward at that KL",
+    "world/win_rate": "win rate against the start",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A command line, taken apart."""
+
+    verb: str
+    overrides: list[str]
+    config_dir: str | None = None
+    multirun: bool = False
+    help: bool = False
+    version: bool = False
+    json: bool = False
+    completion: str | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says and return the exit status.
+
+    0 done, 1 a run failed, 2 refused, 130 and 143 stopped by a signal and saved.
+    """
+    gc.disable()  # nothing to collect while a config is composed; a tenth of the time to a message
+    try:
+        line = parse(sys.argv[1:] if argv is None else list(argv))
+        if line.version:
+            print(f"dpo-lab {__version__}")
+            return 0
+        if line.completion:
+            return complete(line.completion)
+        if line.help:
+            print(usage(line))
+            return 0
+        if line.multirun and line.verb == "train":
+            return sweep(line)
+        verbs = {"train": train, "check": check, "report": report, "cache": cache, "prune": prune}
+        return verbs[line.verb](line)
+    except (Refused, Stopped, Interrupted) as error:
+        print(f"dpo-lab: {error}", file=sys.stderr)
+        return 2 if isinstance(error, Refused) else getattr(error, "status", 1)
+    except KeyboardInterrupt:
+        print("dpo-lab: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def parse(words: list[str]) -> Line:
+    """Take verb and options out of the words, wherever they stand; the rest are overrides."""
+    verb = "train"
+    if words and words[0] in VERBS:
+        verb, words = words[0], words[1:]
+    if verb == "cache" and words[:1] == ["prune"]:
+        verb, words = "prune", words[1:]
+    overrides: list[str] = []
+    given: dict[str, Any] = {}
+    flags = {"-m": "multirun", "--multirun": "multirun", "-h": "help", "--help": "help"}
+    flags |= {"--version": "version", "--json": "json"}
+    valued = {"--config-dir": "config_dir", "-cd": "config_dir"}
+    valued |= {"-sc": "completion", "--shell-completion": "completion"}
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if word in flags:
+            given[flags[word]] = True
+        elif name in valued and (equals or (value := next(rest, ""))):
+            given[valued[name]] = value
+        elif word.startswith("-") and not word.startswith("-="):
+            raise Refused(f"unknown option {word}; dpo-lab --help lists them")
+        elif "=" not in word and verb == "report":
+            overrides.append(word)
+        elif "=" not in word and not word.startswith("~"):
+            from dpo_lab.spelling import did_you_mean
+
+            raise Refused(
+                f"{word} is neither a verb nor an override{did_you_mean(word, VERBS)}\n"
+                "an override is written key=value"
+            )
+        else:
+            overrides.append(word)
+    if given.get("json") and verb != "check":
+        raise Refused("--json is an option of check")
+    if given.get("multirun") and verb != "train":
+        raise Refused(f"-m runs jobs; dpo-lab {verb} runs none")
+    if verb == "train" and not given.keys() & {"multirun", "help"}:
+        for word in overrides:
+            if word.startswith(("launcher=", "launcher.")):
+                raise Refused(f"{word} is about the jobs of a sweep; add -m, or leave it out")
+    return Line(verb, overrides, **given)
+
+
+def usage(line: Line) -> str:
+    """The help text, with the config as the overrides make it."""
+    from omegaconf import OmegaConf
+
+    from dpo_lab.compose import compose, groups
+
+    config = compose(line.overrides, line.config_dir)
+    listed = groups(line.config_dir)
+    shown = {name: options for name, options in listed.items() if name in config.nodes}
+    width = max(map(len, shown))
+    return USAGE.format(
+        verbs="\n".join(f"  {verb:<7}  {text}" for verb, text in VERBS.items()),
+        groups="\n".join(
+            f"  {name:<{width}}  {', '.join(options)}" for name, options in shown.items()
+        ),
+        config=OmegaConf.to_yaml(OmegaConf.create(config.plain)),
+    )
+
+
+def train(line: Line) -> int:
+    """Train one run and print its last metrics and its folder."""
+    import dpo_lab
+    from dpo_lab.allocator import keep_freed_memory
+    from dpo_lab.display import table
+
+    keep_freed_memory()
+    gc.enable()
+    run = dpo_lab.train(line.overrides, config_dir=line.config_dir)
+    print(table(run.metrics, RESULTS))
+    print(f"{run.folder}/  (curves.png, metrics.jsonl, final/)")
+    return 0
+
+
+def check(line: Line) -> int:
+    """Print what a run would take in."""
+    from dpo_lab.cache import Cache
+    from dpo_lab.card import card, render
+    from dpo_lab.compose import compose
+    from dpo_lab.intake import prepare, read
+    from dpo_lab.source import texts_sha256
+
+    config = compose(line.overrides, line.config_dir)
+    cache = Cache(config.cache_dir)
+    source = read(config)
+    rows = prepare(config, source, cache).rows
+    lengths = {
+        "prompt": [len(row.prompt) for row in rows],
+        "chosen": [len(row.chosen) for row in rows],
+        "rejected": [len(row.rejected or ()) for row in rows],
+    }
+    facts = card(source, lengths)
+    sha256 = texts_sha256(source)
+    if line.json:
+        print(json.dumps(facts | {"texts_sha256": sha256}, indent=1))
+    else:
+        print(f"{render(facts)}\ntexts_sha256={sha256}")
+    return 0
+
+
+def sweep(line: Line) -> int:
+    """Run every missing job of a sweep."""
+    from dpo_lab import sweep
+
+    gc.enable()
+    return sweep.sweep(line.overrides, line.config_dir)
+
+
+def report(line: Line) -> int:
+    """Write the report of some folders of runs and print where it is."""
+    from pathlib import Path
+
+    from dpo_lab.report import report
+    from dpo_lab.spelling import did_you_mean
+
+    given = dict(word.split("=", 1) for word in line.overrides if "=" in word)
+    folders = [Path(word).expanduser() for word in line.overrides if "=" not in word]
+    for name in given.keys() - {"out", "metric"}:
+        raise Refused(f"unknown option {name}{did_you_mean(name, ['out', 'metric'])}")
+    if not folders:
+        raise Refused("report needs a folder of runs; type dpo-lab report outputs")
+    gc.enable()
+    out = Path(given["out"]) if "out" in given else None
+    print(report(folders, out, given.get("metric")))
+    return 0
+
+
+def cache(line: Line) -> int:
+    """List what the cache holds."""
+    from dpo_lab.cache import Cache
+    from dpo_lab.compose import compose
+    from dpo_lab.display import stored
+
+    kept = Cache(compose(line.overrides, line.config_dir).cache_dir)
+    print(f"{stored(kept.entries())}\n{kept.root}/")
+    return 0
+
+
+def prune(line: Line) -> int:
+    """Remove what is old from the cache."""
+    from dpo_lab.cache import Cache
+    from dpo_lab.compose import compose
+    from dpo_lab.display import stored
+
+    given = [word for word in line.overrides if word.startswith("days=")]
+    rest = [word for word in line.overrides if word not in given]
+    try:
+        days = float(given[-1].removeprefix("days=")) if given else 30.0
+    except ValueError:
+        raise Refused(f"days must be a number, got {given[-1]}") from None
+    kept = Cache(compose(rest, line.config_dir).cache_dir)
+    print(f"removed from {kept.root}/\n{stored(kept.prune(days))}")
+    return 0
+
+
+def complete(request: str) -> int:
+    """Shell completion, by Hydra; the verb is taken out of the line, since Hydra knows none."""
+    import hydra
+
+    from dpo_lab.compose import calls, conf_dir, prepare, register
+
+    prepare()
+    register((group, name) for group, names in calls().items() for name in names)
+    typed = os.environ.get("COMP_LINE", "")
+    words = typed.split(" ")
+    for verb in VERBS:
+        if verb in words[1:2]:
+            shorter = typed.replace(f" {verb}", "", 1)
+            os.environ["COMP_LINE"] = shorter
+            point = int(os.environ.get("COMP_POINT", len(typed)))
+            os.environ["COMP_POINT"] = str(max(0, point - len(typed) + len(shorter)))
+    sys.argv = [sys.argv[0], "-sc", request]
+    hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(
+        lambda config: None
+    )()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

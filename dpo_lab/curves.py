@@ -1,0 +1,107 @@
+"""The training curves of one run, drawn from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpo_lab.drawing import BLUE, GREEN, GREY, ORANGE
+from dpo_lab.results import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PANELS: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
+    ("Loss", "nats a pair", (("loss", "", BLUE),)),
+    ("Accuracy of implicit rewards", "share of pairs", (("rewards/accuracies", "", BLUE),)),
+    (
+        "Log-ratio to the start",
+        "nats a response",
+        (("logratios/chosen", "chosen", BLUE), ("logratios/rejected", "rejected", ORANGE)),
+    ),
+    (
+        "Implicit reward",
+        "reward",
+        (
+            ("rewards/chosen", "chosen", BLUE),
+            ("rewards/rejected", "rejected", ORANGE),
+            ("rewards/margins", "margin", GREEN),
+        ),
+    ),
+)
+
+
+def draw(run: Run) -> Figure:
+    """Four panels over the steps, and for a world reward against KL with the optimal frontier."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = [
+        panel
+        for panel in _PANELS
+        if any(
+            run.series(f"{part}/{name}")[0] for part in ("train", "eval") for name, _, _ in panel[2]
+        )
+    ]
+    steps, _ = run.series("world/kl")
+    count = len(panels) + bool(steps)
+    wide = 3 if count > 4 else 2
+    high = -(-count // wide)
+    figure = Figure(figsize=(4.2 * wide, 3.1 * high), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (title, unit, lines) in enumerate(panels):
+        axes = figure.add_subplot(high, wide, place + 1)
+        _curves(axes, run, title, unit, lines)
+    if steps:
+        _world(figure.add_subplot(high, wide, count), run)
+    choices = run.choices
+    figure.suptitle(
+        f"{choices.get('loss', '')} on {choices.get('data', '')}, seed {run.config['seed']}"
+    )
+    return figure
+
+
+def save(run: Run) -> Path:
+    """Draw into `curves.png` of the run folder."""
+    path = run.folder / "curves.png"
+    draw(run).savefig(path, dpi=150)
+    return path
+
+
+def _curves(
+    axes: Axes, run: Run, title: str, unit: str, lines: tuple[tuple[str, str, str], ...]
+) -> None:
+    for name, label, colour in lines:
+        steps, values = run.series(f"train/{name}")
+        axes.plot(steps, values, color=colour, linewidth=1.0, alpha=0.55)
+        steps, values = run.series(f"eval/{name}")
+        axes.plot(steps, values, color=colour, linewidth=1.6, marker="o", markersize=4, label=label)
+    axes.plot([], [], color=GREY, linewidth=1.0, alpha=0.55, label="training")
+    axes.plot([], [], color=GREY, linewidth=1.6, marker="o", markersize=4, label="held out")
+    axes.set(title=title, xlabel="step", ylabel=unit)
+    axes.legend(frameon=False, fontsize=8)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _world(axes: Axes, run: Run) -> None:
+    _, kl = run.series("world/kl")
+    _, reward = run.series("world/reward")
+    frontier = run.record.get("frontier", {})
+    axes.plot(
+        frontier.get("kl", []),
+        frontier.get("reward", []),
+        color=GREY,
+        linewidth=1.4,
+        label="optimum",
+    )
+    axes.plot(kl, reward, color=BLUE, linewidth=1.2, marker="o", markersize=4, label="this run")
+    axes.annotate(
+        "start", (kl[0], reward[0]), textcoords="offset points", xytext=(7, 3), fontsize=8
+    )
+    axes.set_xlim(left=-0.05 * max(kl[-1], 0.1), right=1.6 * max(*kl, 0.1))
+    axes.set(title="Exact reward against KL", xlabel="KL to the start, nats", ylabel="E[r*]")
+    axes.legend(frameon=False, fontsize=8)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

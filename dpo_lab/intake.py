@@ -1,0 +1,212 @@
+"""What a run takes in: pairs, tokenizer and token rows. Nothing here loads torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpo_lab.batch import Encoded, Example
+from dpo_lab.cache import Cache, digest
+from dpo_lab.config import Config
+from dpo_lab.errors import Refused
+from dpo_lab.options import bind
+from dpo_lab.source import Source
+from dpo_lab.templates import with_template
+from dpo_lab.tokenizer import Tokenizer
+from dpo_lab.tokens import Problem, encode, refuse_problems
+
+ENCODER_VERSION = 1
+
+
+@dataclass(slots=True)
+class Intake:
+    """Pairs as token ids.
+
+    - `rows`: training rows first, then held-out rows; `train` and `eval` are their places.
+    - `names`: where each row came from.
+    - `sft`: sequences for `start=sft`.
+    - `report`: counts of what was read, skipped, cut.
+    """
+
+    source: Source
+    tokenizer: Tokenizer
+    rows: list[Encoded]
+    names: list[str]
+    train: range
+    eval: range
+    sft: list[Encoded]
+    report: dict[str, Any]
+
+
+def read(config: Config) -> Source:
+    """Read and check the data. Raises `Refused` with at most ten bad rows."""
+    source = bind(config.nodes["data"])()
+    if not source.train and source.world is None:
+        raise Refused(f"data={config.choices['data']} gives no training pairs")
+    return source
+
+
+def prepare(config: Config, source: Source, cache: Cache) -> Intake:
+    """Encode everything the run will look at, from the cache where it was encoded before.
+
+    Raises `Refused` for rows that cannot be encoded, unless `data.on_bad_row=skip`.
+    """
+    tokenizer = find_tokenizer(config, source, cache)
+    intake = Intake(source, tokenizer, [], [], range(0), range(0), [], dict(source.report))
+    add_pairs(config, intake, source.train, source.eval, cache, source.digest)
+    if config.nodes["start"]["_target_"] == "dpo_lab.start.as_is":
+        return intake
+    if source.sft is None:
+        intake.sft = [
+            Encoded(row.prompt, row.chosen, None) for row in intake.rows[: len(intake.train)]
+        ]
+    else:
+        content = f"sft {source.digest}"
+        intake.sft, problems, _ = _encoded(config, tokenizer, source.sft, cache, content)
+        refuse_problems(source.sft, problems)
+    return intake
+
+
+def find_tokenizer(config: Config, source: Source, cache: Cache) -> Tokenizer:
+    """The tokenizer of the world, of the model's folder, or one trained on the training texts."""
+    model = config.nodes["model"]
+    if "path" in model:
+        folder = local_folder(model["path"], model.get("revision"))
+        tokenizer = Tokenizer.from_folder(folder)
+    elif source.world is not None:
+        world = source.world
+        tokenizer = Tokenizer.from_words(world.vocabulary[3:], world.bos, world.eos, world.pad)
+    else:
+        key = digest("bpe", ENCODER_VERSION, source.digest, model["vocab_size"])
+
+        def build(place: Path) -> None:
+            Tokenizer.train(_texts(source), model["vocab_size"]).save(place)
+
+        tokenizer = Tokenizer.from_folder(cache.entry("tokenizer", key, build))
+    template = config.tokens.chat_template
+    return with_template(tokenizer, template) if template else tokenizer
+
+
+def local_folder(path: str, revision: str | None) -> Path:
+    """A local folder as it is; else the tokenizer files of a model on the hub, downloaded."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    from dpo_lab.hub import download
+
+    return download(path, revision, ["tokenizer*", "special_tokens_map.json", "*.jinja"])
+
+
+def add_pairs(
+    config: Config,
+    intake: Intake,
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    cache: Cache,
+    content: str,
+) -> None:
+    """Encode training and held-out pairs; `content` is a digest of what determines them."""
+    for side, examples in (("train", train), ("eval", held_out)):
+        rows, problems, report = _encoded(
+            config, intake.tokenizer, examples, cache, f"{side} {content}"
+        )
+        bad = {problem[0] for problem in problems}
+        if len(bad) == len(examples) or config.nodes["data"].get("on_bad_row") != "skip":
+            refuse_problems(examples, problems)
+        kept = [index for index in range(len(examples)) if index not in bad]
+        places = range(len(intake.rows), len(intake.rows) + len(kept))
+        intake.train, intake.eval = (
+            (places, intake.eval) if side == "train" else (intake.train, places)
+        )
+        intake.rows.extend(rows)
+        intake.names.extend(examples[index].row for index in kept)
+        intake.report[f"{side}_rows"] = len(kept)
+        intake.report |= {f"{side}_{name}": value for name, value in report.items() if value}
+
+
+def _encoded(
+    config: Config, tokenizer: Tokenizer, examples: Sequence[Example], cache: Cache, content: str
+) -> tuple[list[Encoded], list[Problem], dict[str, Any]]:
+    tokens = config.tokens
+    key = digest(ENCODER_VERSION, tokenizer.digest, tokens.max_length, tokens.truncation, content)
+    place = cache.place("tokens", key)
+    if not examples:
+        return [], [], {}
+    if (done := _load(place)) is not None:
+        cache.count("rows_from_cache", len(done[0]))
+        return done
+    encoding = encode(
+        examples, tokenizer, max_length=tokens.max_length, truncation=tokens.truncation
+    )
+    cache.count("rows_tokenised", len(examples))
+    result = (encoding.rows, encoding.problems, encoding.report)
+    cache.entry("tokens", key, lambda folder: _save(folder, *result))
+    return result
+
+
+def _save(
+    folder: Path, rows: Sequence[Encoded], problems: Sequence[Any], report: dict[str, Any]
+) -> None:
+    from safetensors.numpy import save_file
+
+    paired = [row.rejected is not None for row in rows]
+    sides = [part for row in rows for part in (row.prompt, row.chosen, row.rejected or [])]
+    arrays = {
+        "ids": np.fromiter((i for side in sides for i in side), np.int32),
+        "lengths": np.fromiter(map(len, sides), np.int32),
+        "paired": np.asarray(paired, np.uint8),
+    }
+    about = {"problems": json.dumps(list(problems)), "report": json.dumps(report)}
+    about["sha256"] = _checksum(arrays, about)
+    save_file(arrays, folder / "rows.safetensors", metadata=about)
+
+
+def _load(folder: Path) -> tuple[list[Encoded], list[Problem], dict[str, Any]] | None:
+    """The rows of a cache entry; None where there is none or it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / "rows.safetensors", "numpy") as file:
+            about = dict(file.metadata() or {})
+            arrays = {name: file.get_tensor(name) for name in ("ids", "lengths", "paired")}
+    except (OSError, SafetensorError):
+        return None
+    if about.pop("sha256", None) != _checksum(arrays, about):
+        return None
+    ids = arrays["ids"].tolist()
+    ends = np.cumsum(arrays["lengths"]).tolist()
+    sides = [ids[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    rows = [
+        Encoded(sides[3 * i], sides[3 * i + 1], sides[3 * i + 2] if paired else None)
+        for i, paired in enumerate(arrays["paired"].tolist())
+    ]
+    problems = [Problem(*problem) for problem in json.loads(about["problems"])]
+    return rows, problems, json.loads(about["report"])
+
+
+def _checksum(arrays: dict[str, np.ndarray], about: dict[str, str]) -> str:
+    import hashlib
+
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        sha.update(arrays[name].tobytes())
+    sha.update(about["problems"].encode() + about["report"].encode())
+    return sha.hexdigest()
+
+
+def _texts(source: Source) -> Iterable[str]:
+    """The texts a tokenizer is trained on: training pairs only, never held-out ones."""
+    texts: list[str] = []
+    flat: Callable[[Any], str] = lambda text: (  # noqa: E731
+        text if isinstance(text, str) else "\n".join(turn.content for turn in text)
+    )
+    for example in source.train:
+        texts.append(flat(example.prompt) + flat(example.chosen))
+        if example.rejected is not None:
+            texts.append(flat(example.rejected))
+    return texts

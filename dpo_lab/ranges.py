@@ -1,0 +1,78 @@
+"""Ranges of knobs, written where the knob lives: `beta: Annotated[float, Positive]`.
+
+The lab reads these from the source text of a signature, so a range is either one of the names below
+or a literal call such as `Range(ge=0, lt=0.5)`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """An interval of numbers; `None` leaves a side open. Never holds NaN, nor infinity."""
+
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` lies in the interval."""
+        return (
+            math.isfinite(value)
+            and (self.gt is None or value > self.gt)
+            and (self.ge is None or value >= self.ge)
+            and (self.lt is None or value < self.lt)
+            and (self.le is None or value <= self.le)
+        )
+
+    def __str__(self) -> str:
+        low = (
+            f"> {self.gt:g}"
+            if self.gt is not None
+            else f">= {self.ge:g}"
+            if self.ge is not None
+            else ""
+        )
+        high = (
+            f"< {self.lt:g}"
+            if self.lt is not None
+            else f"<= {self.le:g}"
+            if self.le is not None
+            else ""
+        )
+        return " and ".join(side for side in (low, high) if side) or "a finite number"
+
+
+Finite = Range()
+Positive = Range(gt=0)
+NonNegative = Range(ge=0)
+Share = Range(ge=0, le=1)
+Dropout = Range(ge=0, lt=1)
+Smoothing = Range(ge=0, lt=0.5)
+Count = Range(ge=1)
+
+NAMED = {
+    "Finite": Finite,
+    "Positive": Positive,
+    "NonNegative": NonNegative,
+    "Share": Share,
+    "Dropout": Dropout,
+    "Smoothing": Smoothing,
+    "Count": Count,
+}
+
+
+def exclusive(*names: str):
+    """Mark a function whose knobs `names` must not be set together (null means not set).
+
+    Read from the source text before the function is imported; at run time it changes nothing.
+    """
+
+    def mark(function):
+        return function
+
+    return mark

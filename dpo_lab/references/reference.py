@@ -1,0 +1,47 @@
+"""What a run asks of a reference, and what a reference may ask of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from dpo_lab.batch import Batch, Logps, Pair
+
+if TYPE_CHECKING:
+    from dpo_lab.policy import Policy
+    from dpo_lab.references.table import Table
+
+
+class Reference(Protocol):
+    """Log-probabilities that a loss compares the policy's with.
+
+    `is_start` says that it equals the policy before the first step, so that the loss must then have
+    its initial value. `digest` names the values used, for the run's record.
+    """
+
+    is_start: bool
+    digest: str
+
+    def logps(self, batch: Batch) -> Pair[Logps] | Logps:
+        """Log-probabilities of the batch's responses, each (B,), nats, without gradient."""
+
+    def after_step(self, policy: Policy, step: int) -> None:
+        """Called after update number `step` (1-based); static references do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The moment before the first step, as a reference sees it.
+
+    - `start`: the policy as training will begin with it.
+    - `base`: digest of the network under the start's adapter; of the start itself without one.
+    - `score`: log-probabilities, under a policy with that digest of its weights, of every row that
+      this run will look at.
+    - `load`: another network from a folder or the hub, with this run's tokens.
+    """
+
+    start: Policy
+    base: str
+    score: Callable[[Policy, str], Table]
+    load: Callable[[str], Policy]

@@ -1,0 +1,90 @@
+"""Log-probabilities of every row that a run looks at, under a policy that does not change."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from dpo_lab.batch import Encoded, Example
+from dpo_lab.cache import Cache, digest
+from dpo_lab.layouts import lay_out
+from dpo_lab.policy import Policy
+from dpo_lab.references.table import SCORER_VERSION, Table, as_table, fill
+from dpo_lab.scoring import token_logps
+from dpo_lab.worlds import World
+from dpo_lab.worlds.enumeration import conditionals
+
+# A tree of more leaves than this a prompt is not enumerated to look up a few thousand rows.
+MOST_LEAVES = 200_000
+
+
+class Scorer:
+    """Scores the rows `wanted`, through the cache; in an enumerable world from its tree instead.
+
+    A row is scored in eval mode, in a batch of its own (see `references.table`).
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Encoded],
+        wanted: Sequence[int],
+        cache: Cache,
+        progress: Callable[[int, int], None],
+        world: World | None = None,
+        examples: Sequence[Example] = (),
+    ):
+        self.rows = rows
+        self.wanted = wanted
+        self.cache = cache
+        self.progress = progress
+        self.world = world
+        self.examples = examples
+
+    def __call__(self, policy: Policy, weights: str) -> Table:
+        """A table of the wanted rows under `policy` as it is; `weights` is their digest."""
+        if self.world is not None and self.world.tree.num_leaves <= MOST_LEAVES:
+            totals, sha = self._from_tree(policy, self.world)
+        else:
+            key = digest(
+                SCORER_VERSION,
+                weights,
+                policy.dtype,
+                policy.layout,
+                str(policy.device),
+                policy.legal,
+            )
+            totals, sha = fill(
+                self.rows,
+                self.wanted,
+                lambda row: _alone(policy, row),
+                self.cache,
+                key,
+                self.progress,
+            )
+        dtype = torch.float64 if policy.dtype == "float64" else torch.float32
+        return as_table(totals, sha, dtype, str(policy.device))
+
+    def _from_tree(self, policy: Policy, world: World) -> tuple[np.ndarray, str]:
+        """Every row looked up among all responses of the world: one pass over the tree."""
+        table = world.locate(self.examples)
+        assert table.rejected is not None
+        tree = conditionals(policy, world)
+        sides = [
+            world.tree.gather(tree, table.prompt, leaves)[0].sum(1)
+            for leaves in (table.chosen, table.rejected)
+        ]
+        totals = np.stack(sides, 1)
+        return totals, hashlib.sha256(totals.tobytes()).hexdigest()
+
+
+def _alone(policy: Policy, row: Encoded) -> np.ndarray:
+    """Per-token log-probabilities of a row's answers, chosen first, in a batch of its own."""
+    paired = row.rejected is not None
+    batch = lay_out([row], [0], policy.layout, pad_id=policy.tokenizer.pad_id, paired=paired)
+    policy.eval()
+    with torch.no_grad(), policy.autocast():
+        values = token_logps(policy, batch.to(policy.device))
+    return values.cpu().numpy()

@@ -1,0 +1,217 @@
+"""The built-in world as a source of data: `data=world` and its sizes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from dpo_lab.errors import Refused
+from dpo_lab.ranges import Count, Finite, NonNegative, Positive, Range, Share
+from dpo_lab.source import Source, digest_of
+from dpo_lab.worlds import language
+from dpo_lab.worlds.pairs import EVAL, TRAIN, draw_pairs, draw_sequences
+from dpo_lab.worlds.tree import Tree
+from dpo_lab.worlds.truth import Recipe, World
+
+MAX_LEAVES = 4_000_000  # 32 MB for each prompt and each quantity
+
+
+def world(
+    *,
+    words: str = "good great bad awful not very film and",
+    depth: Annotated[int, Range(ge=1, le=20)] = 5,
+    stop: Annotated[float, Range(gt=0, lt=1)] = 0.22,
+    pairs: Annotated[int, Count] = 20_000,
+    eval_pairs: Annotated[int, Count] = 1_000,
+    sft_rows: Annotated[int, Count] = 65_536,
+    pair_source: Literal["grammar", "start"] = "grammar",
+    off_policy: Annotated[float, Share] = 0.0,
+    near_duplicates: Annotated[float, Share] = 0.0,
+    temperature: Annotated[float, NonNegative] = 1.0,
+    flips: Annotated[float, Share] = 0.0,
+    length_bias: Annotated[float, Finite] = 0.0,
+    length_neutral_beta: Annotated[float | None, Positive] = None,
+    proxy_noise: Annotated[float, NonNegative] = 0.0,
+    held_out: list[str] | None = None,
+    seed: Annotated[int, Range(ge=0)] = 0,
+    world_seed: Annotated[int, Range(ge=0)] = 0,
+) -> Source:
+    """A synthetic preference world, small enough to enumerate: all its expectations are exact.
+
+    - `words`: the V words of a response, separated by spaces; those of `language.VALENCES`, `not`
+      and `very` mean something, any others do not.
+    - `depth`: T, the most words of a response; one of T words is cut there and has no EOS.
+    - `stop`: probability that a writer stops; after i words it is stop (1 + 0.15 i), at most 0.9.
+    - `pairs`, `eval_pairs`, `sft_rows`: how many of each; the three are drawn independently.
+    - `pair_source`: who writes the responses in pairs, the grammar or the policy's start. With
+      `start` the rows are drawn by `with_pairs` once the start exists; until then there are none.
+    - `off_policy`: share of responses that come from another writer instead (another grammar).
+    - `near_duplicates`: share of pairs whose responses differ in one word only.
+    - `temperature`: of the labels: P(first preferred) = sigmoid(difference of scores /
+      temperature); 0: the better one, always.
+    - `flips`: probability that a label is then turned round.
+    - `length_bias`: what the annotator adds to a score for each scored token.
+    - `length_neutral_beta`: b; the true reward becomes r - b log E[exp(r / b) | length] for each
+      prompt and number of scored tokens, under the grammar (`pair_source=start`: under the start).
+      Then pi*_b has the lengths of that very reference, and no other pi* has: choose b as
+      temperature times the beta of the loss.
+    - `proxy_noise`: standard deviation of a fixed error, one for each prompt and response, in the
+      reward that the annotator sees.
+    - `held_out`: prompts without training pairs. SFT rows and evaluation pairs have all prompts.
+    - `seed`: of pairs and labels. `world_seed`: of the language, the grammars, the noise and the
+      SFT rows, so that a sweep over `seed` shares one start.
+
+    Raises `Refused` for words that clash, an unknown prompt in `held_out`, or too many leaves.
+    """
+    knobs = dict(locals())
+    vocabulary = _words(words)
+    tree = _tree(len(vocabulary), depth)
+    rng = np.random.default_rng(world_seed)
+    worth = language.valences(vocabulary, rng)
+    truth = World(
+        words=vocabulary,
+        prompts=language.PROMPTS,
+        tree=tree,
+        reward=language.reward(tree, vocabulary, worth),
+        grammar=tree.fold(language.grammar(tree, vocabulary, stop, rng)),
+        recipe=Recipe(
+            pairs=pairs,
+            eval_pairs=eval_pairs,
+            pair_source=pair_source,
+            off_policy=off_policy,
+            near_duplicates=near_duplicates,
+            temperature=temperature,
+            flips=flips,
+            length_bias=length_bias,
+            length_neutral_beta=length_neutral_beta,
+            held_out=_held_out(held_out or []),
+            seed=seed,
+        ),
+    )
+    if off_policy:
+        other = language.grammar(tree, vocabulary, stop, np.random.default_rng([world_seed, 1]))
+        truth = replace(truth, other=tree.fold(other))
+    if proxy_noise:
+        noise = np.random.default_rng([world_seed, 2]).standard_normal(truth.reward.shape)
+        truth = replace(truth, noise=proxy_noise * noise)
+    return as_source(truth, knobs, sft_rows=sft_rows, sft_seed=world_seed)
+
+
+def as_source(world: World, knobs: dict[str, Any], *, sft_rows: int, sft_seed: int) -> Source:
+    """What the lab trains on, from a world: also the way in for a world of one's own.
+
+    - `knobs`: all that determines the world, as plain data; they become the digest.
+
+    With `recipe.pair_source == "start"` there are no pairs yet, and `world.source` is None:
+    `with_pairs` draws them once the start exists.
+    """
+    source = Source(
+        train=[],
+        eval=[],
+        sft=world.examples(draw_sequences(world, sft_rows, sft_seed), "sft"),
+        digest=digest_of("world", knobs),
+        report={
+            "prompts": len(world.prompts),
+            "leaves": world.tree.num_leaves,
+            "sft_rows": sft_rows,
+        },
+        world=world,
+    )
+    return source if world.recipe.pair_source == "start" else with_pairs(source, world.grammar)
+
+
+def with_pairs(source: Source, writer: np.ndarray) -> Source:
+    """The same source with its pairs drawn, their responses written by `writer`.
+
+    - `writer`: (P, n) log-probabilities: of the policy's start, as `enumeration.leaf_logps` gives
+      them, where `pair_source` is `start`.
+
+    The world in it is new too: its `source` is set, and its reward length-neutral under `writer`
+    where the recipe asks for that. The digest covers the pairs drawn, since a start is not a knob.
+    """
+    truth = source.world
+    assert truth is not None
+    recipe = truth.recipe
+    if recipe.length_neutral_beta is not None:
+        truth = replace(truth, reward=_neutral(truth, writer, recipe.length_neutral_beta))
+    truth = replace(truth, source=_mixed(truth, writer))
+    train = draw_pairs(truth, recipe.pairs, TRAIN)
+    held = draw_pairs(truth, recipe.eval_pairs, EVAL)
+    digest = hashlib.sha256(source.digest.encode())
+    for column in [*train, *held]:
+        digest.update(np.ascontiguousarray(column).tobytes())
+    ties = int((train.chosen == train.rejected).sum())
+    return replace(
+        source,
+        train=truth.examples(train, "pair"),
+        eval=truth.examples(held, "eval"),
+        digest=digest.hexdigest(),
+        report=source.report
+        | {"pairs": recipe.pairs, "eval_pairs": recipe.eval_pairs, "ties": ties},
+        world=truth,
+    )
+
+
+def _mixed(world: World, writer: np.ndarray) -> np.ndarray:
+    """Log-probabilities (P, n) of the responses in pairs: the writer's, some of them off-policy."""
+    share = world.recipe.off_policy
+    if share == 0:
+        return writer
+    assert world.other is not None
+    with np.errstate(divide="ignore"):  # a share of 1 leaves nothing of the writer: log 0
+        return np.logaddexp(np.log1p(-share) + writer, np.log(share) + world.other)
+
+
+def _neutral(world: World, reference: np.ndarray, beta: float) -> np.ndarray:
+    """The reward (P, n) minus beta log E_ref[exp(reward / beta) | scored tokens]."""
+    tokens = world.tree.tokens
+    out = world.reward.copy()
+    for length in range(1, world.tree.depth + 1):
+        of = np.flatnonzero(tokens == length)
+        logps = reference[:, of]
+        lifted = logps + world.reward[:, of] / beta
+        out[:, of] -= beta * (_log_sum(lifted) - _log_sum(logps))
+    return np.round(out, 12)
+
+
+def _log_sum(values: np.ndarray) -> np.ndarray:
+    """(P, 1) log of the sum of exponentials over the columns."""
+    top = values.max(axis=1, keepdims=True)
+    return top + np.log(np.exp(values - top).sum(axis=1, keepdims=True))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(text.split())
+    taken = {World.pad, World.eos, World.bos, *" ".join(language.PROMPTS).split()}
+    clash = [word for word in dict.fromkeys(words) if word in taken or words.count(word) > 1]
+    if clash or len(words) < 2:
+        raise Refused(
+            f"data.words: expected at least two different words, none of a prompt, got {text!r}\n"
+            f"{'change ' + ', '.join(clash) if clash else 'add words'}"
+        )
+    return words
+
+
+def _tree(num_words: int, depth: int) -> Tree:
+    tree = Tree(num_words, depth)
+    if tree.num_leaves > MAX_LEAVES:
+        raise Refused(
+            f"data.depth={depth} with {num_words} words makes {tree.num_leaves:,} responses, "
+            f"at most {MAX_LEAVES:,} can be enumerated\ntake fewer words or a smaller data.depth"
+        )
+    return tree
+
+
+def _held_out(names: list[str]) -> tuple[int, ...]:
+    unknown = [name for name in names if name not in language.PROMPTS]
+    if unknown:
+        raise Refused(
+            f"data.held_out: there is no prompt {', '.join(unknown)}\n"
+            f"there are {', '.join(language.PROMPTS)}"
+        )
+    if set(names) == set(language.PROMPTS):
+        raise Refused("data.held_out: all prompts are held out, none is left to train on")
+    return tuple(sorted({language.PROMPTS.index(name) for name in names}))
