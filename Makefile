@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all battery lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/dpo-lab loss.beta=0.5
@@ -13,6 +13,9 @@ test: $(VENV)/installed-dev
 
 test-all: $(VENV)/installed-dev
 	$(BIN)/pytest -m "slow or not slow"
+
+battery: $(VENV)/installed-dev
+	$(BIN)/pytest -m battery tests/battery
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
