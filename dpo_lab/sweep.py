@@ -33,9 +33,15 @@ def sweep(overrides: Sequence[str], config_dir: str | None = None) -> int:
     Returns the exit status: 0 where every run is done, 1 where one is not, 130 or 143 on a signal.
     Raises `Refused` for config or data that are not acceptable, before anything is started.
     """
+    return complete(expand(overrides, config_dir), Desk())
+
+
+def complete(typed: Sequence[Job], desk: Desk) -> int:
+    """Do every missing one of these jobs and say what became of all; as `sweep`.
+
+    Afterwards each of `typed` has its identity, and the first of each identity its folder.
+    """
     began = time.time()
-    typed = expand(overrides, config_dir)
-    desk = Desk()
     jobs = desk.identify(typed)
     missing = [job for job in jobs if job.state == "waiting"]
     pressed: list[signal.Signals] = []
