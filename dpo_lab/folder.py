@@ -20,6 +20,10 @@ from dpo_lab.compose import compose
 from dpo_lab.config import Config
 from dpo_lab.errors import Refused
 
+# A sweep that looks for what is missing holds a folder's lock for a moment; so long, in seconds, a
+# run waits for it before it says that the folder is in use.
+LOOKED_AT = 0.5
+
 
 class RunFolder:
     """A folder that this process writes into; `held` is its lock, let go by `close`."""
@@ -43,13 +47,16 @@ class RunFolder:
                 path.mkdir()
             except FileExistsError:
                 continue
-            return cls(path, _lock(path))
+            return cls(path, _lock(path, LOOKED_AT))
         raise Refused(f"{parent} already holds 1000 runs of this second")
 
     @classmethod
-    def existing(cls, path: Path) -> RunFolder:
-        """Take a folder up again. Raises `Refused` where another process works in it."""
-        return cls(path, _lock(path))
+    def existing(cls, path: Path, patience: float = 0.0) -> RunFolder:
+        """Take a folder up again. Raises `Refused` where another process works in it.
+
+        - `patience`: seconds to wait for one that may only be looking (`LOOKED_AT`).
+        """
+        return cls(path, _lock(path, patience))
 
     def status(self, state: str, **more: Any) -> None:
         """Write `status.json`, whole or not at all."""
@@ -103,15 +110,20 @@ def resume(overrides: Sequence[str], config_dir: str | None) -> tuple[Config, Pa
     return compose([*started_with, *overrides], config_dir or record["config_dir"]), folder
 
 
-def _lock(path: Path) -> IO[str]:
+def _lock(path: Path, patience: float) -> IO[str]:
     handle = (path / ".lock").open("a+")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.seek(0)
-        holder = handle.read().strip() or "another process"
-        handle.close()
-        raise Refused(f"{path} is in use by process {holder}") from None
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                handle.seek(0)
+                holder = handle.read().strip() or "another process"
+                handle.close()
+                raise Refused(f"{path} is in use by process {holder}") from None
+        time.sleep(0.02)
     handle.truncate(0)
     handle.write(str(os.getpid()))
     handle.flush()

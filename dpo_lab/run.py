@@ -17,7 +17,7 @@ from dpo_lab.config import Config
 from dpo_lab.display import Display
 from dpo_lab.errors import Interrupted, Refused
 from dpo_lab.evaluation import evaluate, write_rows
-from dpo_lab.folder import RunFolder, read_json, write_json
+from dpo_lab.folder import LOOKED_AT, RunFolder, read_json, write_json
 from dpo_lab.gauge import Gauge
 from dpo_lab.generators import set_states, states
 from dpo_lab.identity import identity
@@ -44,7 +44,7 @@ def run(
     `Interrupted` after a signal; the run folder's `status.json` says the same.
     """
     name = identity(config, intake)
-    held = RunFolder.new(config, name) if folder is None else RunFolder.existing(folder)
+    held = RunFolder.new(config, name) if folder is None else RunFolder.existing(folder, LOOKED_AT)
     with closing(held), Display(quiet) as display, noted() as pressed:
         display.write_to(held.path)
         if read_json(held.path / "status.json").get("state") == "done":
