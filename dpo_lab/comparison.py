@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from dpo_lab.cache import digest
+from dpo_lab.config import HOUSEKEEPING
 from dpo_lab.errors import Refused
 from dpo_lab.printing import text
 from dpo_lab.results import Run, flat
@@ -18,10 +19,6 @@ from dpo_lab.statistics import Estimate, estimate
 
 # the metric that a report ranks by, unless told: the first of these that is there
 RANKING = ("world/optimal_share", "eval/rewards/accuracies", "eval/loss", "train/loss")
-
-# where a run is kept and how it is watched tells nothing about its result
-_HOUSEKEEPING = {"name", "outputs_dir", "cache_dir", "logger", "launcher", "sweeper", "checkpoint"}
-_HOUSEKEEPING |= {"train.resume", "train.log_every", "eval.every", "eval.logratios"}
 
 
 def lower_is_better(metric: str) -> bool:
@@ -41,7 +38,7 @@ def options(run: Run) -> dict[str, Any]:
     return {
         name: value
         for name, value in values.items()
-        if not name.endswith("_target_") and _HOUSEKEEPING.isdisjoint({name, name.split(".")[0]})
+        if not name.endswith("_target_") and HOUSEKEEPING.isdisjoint({name, name.split(".")[0]})
     }
 
 

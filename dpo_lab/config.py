@@ -79,6 +79,12 @@ NODES: dict[str, type] = {
 }
 CLOSED = ("train", "tokens", "eval", "checkpoint")
 
+# nodes and options that may differ between two runs with the same result
+HOUSEKEEPING = frozenset(
+    ["name", "outputs_dir", "cache_dir", "logger", "launcher", "sweeper", "checkpoint"]
+    + ["train.resume", "train.log_every", "eval.every", "eval.logratios"]
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Config:

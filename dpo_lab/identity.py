@@ -10,12 +10,8 @@ from typing import Any
 
 from dpo_lab import __version__
 from dpo_lab.cache import digest
-from dpo_lab.config import Config
+from dpo_lab.config import HOUSEKEEPING, Config
 from dpo_lab.intake import Intake
-
-# what may differ between two runs with the same result
-_NOT_IDENTITY = ("name", "outputs_dir", "cache_dir", "logger", "launcher", "sweeper", "checkpoint")
-_NOT_IDENTITY_IN = {"train": ("resume", "log_every"), "eval": ("every", "logratios")}
 
 
 def identity(config: Config, intake: Intake) -> str:
@@ -28,11 +24,9 @@ def identity(config: Config, intake: Intake) -> str:
 def identity_of(config: Config, data: str, tokenizer: str) -> str:
     """The same from the digests of data and tokenizer, which runs of a sweep have in common."""
     plain: dict[str, Any] = copy.deepcopy(config.plain)
-    for name in _NOT_IDENTITY:
-        plain.pop(name, None)
-    for node, names in _NOT_IDENTITY_IN.items():
-        for name in names:
-            plain[node].pop(name, None)
+    for name in HOUSEKEEPING:
+        node, _, option = name.rpartition(".")
+        (plain[node] if node else plain).pop(option, None)
     node = plain["data"]  # a file is known by its content, wherever it lies
     plain["data"] = {key: value for key, value in node.items() if not key.endswith("path")}
     for name in ("model", "reference"):
