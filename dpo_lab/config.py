@@ -80,10 +80,9 @@ NODES: dict[str, type] = {
 CLOSED = ("train", "tokens", "eval", "checkpoint")
 
 # nodes and options that may differ between two runs with the same result
-HOUSEKEEPING = frozenset(
-    ["name", "outputs_dir", "cache_dir", "logger", "launcher", "sweeper", "checkpoint"]
-    + ["train.resume", "train.log_every", "eval.every", "eval.logratios"]
-)
+_WHERE = {"name", "outputs_dir", "cache_dir", "logger", "launcher", "sweeper", "checkpoint"}
+_WHEN = {"train.resume", "train.log_every", "eval.every", "eval.logratios"}
+HOUSEKEEPING = frozenset(_WHERE | _WHEN)
 
 
 @dataclass(frozen=True, slots=True)
