@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all battery lint clean
+.PHONY: demo test test-slow battery lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/dpo-lab loss.beta=0.5
@@ -11,8 +11,8 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/pytest
 
-test-all: $(VENV)/installed-dev
-	$(BIN)/pytest -m "slow or not slow"
+test-slow: $(VENV)/installed-dev
+	$(BIN)/pytest -m slow
 
 battery: $(VENV)/installed-dev
 	$(BIN)/pytest -m battery tests/battery
