@@ -122,9 +122,7 @@ class Job:
     def _assemble(self) -> State:
         """Policy, objective and optimizer, as they are before the first step."""
         nodes, rows, names = self.config.nodes, self.intake.rows, self.intake.names
-        assembly = Assembly(
-            self.config, self.intake, self.cache, self.display.say, self.display.progress
-        )
+        assembly = Assembly(self.config, self.intake, self.cache, self.display.say, self._preparing)
         policy = assembly.policy()
         loader = assembly.loader()
         self.held.status("running", steps=loader.steps)
@@ -144,6 +142,16 @@ class Job:
             objective=objective,
             rows=rows,
         )
+
+    def _preparing(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Part of the start or of the reference is done; a signal ends the run here, too."""
+        self.display.progress(stage, done, total, note)
+        if self.pressed:
+            sign = self.pressed[0]
+            raise Interrupted(
+                STATUS[sign],
+                f"{sign.name} before the first step; continue with train.resume={self.folder}",
+            )
 
     def _train(self, state: State) -> bool:
         train, checkpointing = self.config.train, self.config.checkpoint

@@ -88,3 +88,15 @@ def test_a_row_that_was_not_scored_shows_at_once():
     pair = table.logps(lay_out(ROWS, [1, 0], "padded", pad_id=0, paired=True))
     assert pair.chosen.total[0] == 1 and torch.isnan(pair.rejected.total[1])
     assert pair.rejected.tokens.tolist() == [3, 2]
+
+
+def test_what_an_interrupted_run_has_scored_is_kept(tmp_path):
+    def enough(done, total):
+        if done == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fill(ROWS, range(4), Scorer(), Cache(tmp_path), "k", enough)
+    rest = Scorer()
+    fill(ROWS, range(4), rest, Cache(tmp_path), "k")
+    assert rest.calls == 1

@@ -66,12 +66,14 @@ def fill(
         known = _read(folder)
         missing = {names[i]: i for i in wanted if names[i] not in known}
         fresh: dict[bytes, np.ndarray] = {}
-        for done, (name, index) in enumerate(missing.items()):
-            fresh[name] = _ordered(rows[index], score)
-            progress(done + 1, len(missing))
-        if fresh:
-            _write(folder, fresh)
-            known |= fresh
+        try:
+            for done, (name, index) in enumerate(missing.items()):
+                fresh[name] = _ordered(rows[index], score)
+                progress(done + 1, len(missing))
+        finally:  # an interrupted run keeps what it has, too
+            if fresh:
+                _write(folder, fresh)
+                known |= fresh
     cache.count("reference_rows_computed", len(fresh))
     cache.count("reference_rows_cached", len(set(names.values())) - len(fresh))
     totals = np.full((len(rows), 2), np.nan, np.float64)
