@@ -9,7 +9,13 @@ from typing import Any
 import torch
 
 from dpo_lab.cache import Cache, digest
-from dpo_lab.combinations import has_adapter, needs_reference, reference_kind, takes_pairs
+from dpo_lab.combinations import (
+    check_moves,
+    has_adapter,
+    needs_reference,
+    reference_kind,
+    takes_pairs,
+)
 from dpo_lab.config import Config
 from dpo_lab.errors import Refused, Stopped
 from dpo_lab.folder import read_json, write_json
@@ -87,6 +93,8 @@ class Assembly:
         if config.choices["reference"] == "auto":
             self.say(f"reference=auto: {kind}")
             node = {"_target_": f"dpo_lab.references.{kind}"}
+        if kind == "ema":
+            check_moves(config, loader.steps)
         reference = bind(node)(Stage(policy, self.facts["start"], score, self._other))
         start: Table | None = None
         if config.eval.logratios:

@@ -53,7 +53,19 @@ def check_combinations(config: Config) -> None:
             "reference=adapter_off is the policy without its adapter, and there is no adapter\n"
             "add adapter=lora, or type reference=frozen"
         )
+    if kind == "ema":
+        check_moves(config, train.steps)
     _check_export(config)
+
+
+def check_moves(config: Config, steps: int | None) -> None:
+    """Refuse a reference that never moves in a run of `steps` updates (None: not known yet)."""
+    every = config.nodes["reference"].get("every")
+    if steps is not None and every is not None and every >= steps:
+        raise Refused(
+            f"reference.every={every} moves the reference never in a run of {steps} updates\n"
+            f"type for example reference.every={max(steps // 4, 1)}, or reference=frozen"
+        )
 
 
 def _check_export(config: Config) -> None:

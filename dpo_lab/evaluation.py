@@ -12,7 +12,7 @@ from dpo_lab.loop import batches
 from dpo_lab.metrics import Meter
 from dpo_lab.objective import Objective
 from dpo_lab.policy import Policy
-from dpo_lab.references import Table
+from dpo_lab.references import Changing, Table
 
 
 def evaluate(
@@ -27,8 +27,11 @@ def evaluate(
 
     Every row is scored exactly once, in eval mode; both answers are scored, whatever the loss sees.
     Before the first step the policy is its start, whose log-probabilities are `known`: nothing is
-    scored again, and margins are exactly 0 where the start is the reference too.
+    scored again, and margins are exactly 0 where the start is the reference too. A reference that
+    moves is scored with every batch, and the policy beside it, for the same reason.
     """
+    if isinstance(objective.reference, Changing):
+        known = None
     meter = Meter()
     columns: dict[str, list[float]] = {}
     policy.eval()

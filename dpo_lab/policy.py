@@ -129,6 +129,16 @@ class Policy:
         finally:
             self.model.train(training)
 
+    def twin(self) -> Policy:
+        """A copy in eval mode that is never trained. The weights that this policy trains are its
+        own there; those that are frozen here (the base of an adapter) are the same tensors."""
+        shared = [p for p in self.model.parameters() if not p.requires_grad]
+        memo: dict[int, Any] = {id(kept): kept for kept in [*shared, self.tokenizer]}
+        twin = copy.deepcopy(self, memo)
+        twin.model.requires_grad_(False)
+        twin.eval()
+        return twin
+
     def weights(self) -> dict[str, Tensor]:
         """What training changes, by name, tied weights once: the trainable parameters."""
         return {name: p.detach() for name, p in self.trainable()}

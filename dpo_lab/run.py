@@ -26,6 +26,7 @@ from dpo_lab.loggers import MetricsLog, follow
 from dpo_lab.loop import Effects, Plan, State, batches, fit
 from dpo_lab.options import bind
 from dpo_lab.record import record
+from dpo_lab.references import Changing
 from dpo_lab.results import Run
 from dpo_lab.rows import write_rejects
 from dpo_lab.signals import STATUS, noted
@@ -214,7 +215,7 @@ class Job:
 
     def _save(self, state: State, step: int) -> None:
         """All that the next step depends on."""
-        policy = state.policy
+        policy, reference = state.policy, state.objective.reference
         checkpoint.save(
             self.folder / "checkpoints",
             step,
@@ -222,6 +223,7 @@ class Job:
                 "policy": {name: parameter for name, parameter in policy.trainable()},
                 "optimizer": optimizers.state_by_name(state.optimizer, policy.trainable()),
                 "random": states(policy.device.type),
+                "reference": reference.state() if isinstance(reference, Changing) else {},
             },
             {
                 "identity": self.record["identity"],
@@ -249,6 +251,8 @@ class Job:
         optimizers.load_state_by_name(
             state.optimizer, state.policy.trainable(), tensors["optimizer"]
         )
+        if isinstance(state.objective.reference, Changing):
+            state.objective.reference.load(tensors["reference"])
         state.step = plain["step"]
         state.meter.sums = plain["meter"]
         state.counters = plain["counters"]

@@ -75,7 +75,7 @@ OPTION_MODULES = {
     "adapter": "adapters.py",
     "model": "model.py",
     "start": "start.py",
-    "reference": "references/static.py",
+    "reference": "references/*.py",
 }
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dpo_lab.batch import Batch, Logps, Pair
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dpo_lab.policy import Policy
     from dpo_lab.references.table import Table
 
@@ -28,6 +30,17 @@ class Reference(Protocol):
 
     def after_step(self, policy: Policy, step: int) -> None:
         """Called after update number `step` (1-based); static references do nothing."""
+
+
+@runtime_checkable
+class Changing(Reference, Protocol):
+    """A reference that changes while training: what it is goes into checkpoints."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a resumed run needs, by name."""
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave."""
 
 
 @dataclass(frozen=True, slots=True)
