@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -45,39 +45,36 @@ class Scorer:
 
     def __call__(self, policy: Policy, weights: str) -> Table:
         """A table of the wanted rows under `policy` as it is; `weights` is their digest."""
+        parts = [SCORER_VERSION, weights, policy.dtype, policy.layout, str(policy.device)]
+        parts.append(policy.legal)
+        score = partial(_alone, policy)
         if self.world is not None and self.world.tree.num_leaves <= MOST_LEAVES:
-            totals, sha = self._from_tree(policy, self.world)
-        else:
-            key = digest(
-                SCORER_VERSION,
-                weights,
-                policy.dtype,
-                policy.layout,
-                str(policy.device),
-                policy.legal,
-            )
-            totals, sha = fill(
-                self.rows,
-                self.wanted,
-                lambda row: _alone(policy, row),
-                self.cache,
-                key,
-                self.progress,
-            )
+            parts.append("tree")
+            score = self._from_tree(policy, self.world)
+        totals, sha = fill(self.rows, self.wanted, score, self.cache, digest(*parts), self.progress)
         dtype = torch.float64 if policy.dtype == "float64" else torch.float32
         return as_table(totals, sha, dtype, str(policy.device))
 
-    def _from_tree(self, policy: Policy, world: World) -> tuple[np.ndarray, str]:
-        """Every row looked up among all responses of the world: one pass over the tree."""
-        table = world.locate(self.examples)
-        assert table.rejected is not None
-        tree = conditionals(policy, world)
-        sides = [
-            world.tree.gather(tree, table.prompt, leaves)[0].sum(1)
-            for leaves in (table.chosen, table.rejected)
-        ]
-        totals = np.stack(sides, 1)
-        return totals, hashlib.sha256(totals.tobytes()).hexdigest()
+    def _from_tree(self, policy: Policy, world: World) -> Callable[[Encoded], np.ndarray]:
+        """Rows looked up among all responses of the world: one pass over the tree at the first."""
+        found: dict[tuple[tuple[int, ...], tuple[int, ...]], np.ndarray] = {}
+
+        def pass_over() -> None:
+            table = world.locate(self.examples)
+            assert table.rejected is not None
+            tree = conditionals(policy, world)
+            for side, leaves in (("chosen", table.chosen), ("rejected", table.rejected)):
+                logps, tokens = world.tree.gather(tree, table.prompt, leaves)
+                for row, values, length in zip(self.rows, logps, tokens, strict=True):
+                    found[tuple(row.prompt), tuple(getattr(row, side))] = values[:length]
+
+        def score(row: Encoded) -> np.ndarray:
+            if not found:
+                pass_over()
+            sides = (row.chosen, row.rejected or [])
+            return np.concatenate([found[tuple(row.prompt), tuple(side)] for side in sides])
+
+        return score
 
 
 def _alone(policy: Policy, row: Encoded) -> np.ndarray:
