@@ -10,14 +10,14 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from omegaconf import OmegaConf
 
-from dpo_lab.compose import compose
 from dpo_lab.config import Config
+from dpo_lab.disk import sync
 from dpo_lab.errors import Refused
 
 # A sweep that looks for what is missing holds a folder's lock for a moment; so long, in seconds, a
@@ -26,11 +26,15 @@ LOOKED_AT = 0.5
 
 
 class RunFolder:
-    """A folder that this process writes into; `held` is its lock, let go by `close`."""
+    """A folder that this process writes into; `held` is its lock, let go by `close`.
+
+    `saved` is the step of the newest checkpoint that was ever made in it, or None.
+    """
 
     def __init__(self, path: Path, held: IO[str]):
         self.path = path
         self.held = held
+        self.saved: int | None = read_json(path / "status.json").get("saved")
 
     @classmethod
     def new(cls, config: Config, identity: str) -> RunFolder:
@@ -60,7 +64,13 @@ class RunFolder:
 
     def status(self, state: str, **more: Any) -> None:
         """Write `status.json`, whole or not at all."""
-        write_json(self.path / "status.json", {"state": state, "pid": os.getpid(), **more})
+        known = {} if self.saved is None else {"saved": self.saved}
+        write_json(self.path / "status.json", {"state": state, "pid": os.getpid(), **known, **more})
+
+    def ended(self, state: str, reason: str) -> None:
+        """Write why there is no result, where the disk still takes it."""
+        with suppress(OSError):
+            self.status(state, reason=reason)
 
     def close(self) -> None:
         """Let another process have it."""
@@ -68,46 +78,39 @@ class RunFolder:
 
     def config(self, config: Config) -> None:
         """Write the resolved config."""
-        (self.path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config.plain)))
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.plain)))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, or an empty one where there is none."""
+    """The object in a JSON file, or an empty one where there is none. Raises `Refused` where there
+    is something else."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise Refused(f"{path} cannot be read ({reason}); put it back or remove it") from None
+    if not isinstance(content, dict):
+        raise Refused(f"{path} holds no object; put it back or remove it")
+    return content
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replace a JSON file in one step."""
+    write_text(path, json.dumps(content, indent=1, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step, so that a power cut leaves the old one or the new one."""
     work = path.with_name(f".{path.name}.tmp")
-    work.write_text(json.dumps(content, indent=1, default=str) + "\n")
-    work.replace(path)
-
-
-def resume(overrides: Sequence[str], config_dir: str | None) -> tuple[Config, Path | None]:
-    """Compose a config; where `train.resume` is given, on top of what that run was started with.
-
-    Returns the config and the folder to continue, or None for a new one. Raises `Refused` where
-    there is no such folder or no run in it.
-    """
-    config = compose(overrides, config_dir)
-    if config.train.resume is None:
-        return config, None
-    if config.train.resume == "last":
-        parent = Path(config.outputs_dir).expanduser() / config.name
-        runs = [path.parent for path in parent.glob("*/record.json")]
-        if not runs:
-            raise Refused(f"train.resume=last: there is no run in {parent}")
-        folder = max(runs, key=lambda path: (path / "record.json").stat().st_mtime)
-    else:
-        folder = Path(config.train.resume).expanduser()
-    record = read_json(folder / "record.json")
-    if not record:
-        raise Refused(f"train.resume={folder}: there is no run in this folder (no record.json)")
-    started_with = [text for text in record["overrides"] if not text.startswith("train.resume=")]
-    return compose([*started_with, *overrides], config_dir or record["config_dir"]), folder
+    try:
+        work.write_text(text)
+        sync(work)
+        work.replace(path)
+    except BaseException:
+        work.unlink(missing_ok=True)
+        raise
 
 
 def _lock(path: Path, patience: float) -> IO[str]:
