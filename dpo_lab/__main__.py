@@ -17,6 +17,7 @@ VERBS = {
     "train": "run one configuration, or with -m all combinations of several values (the default)",
     "check": "read config and data, print a card of the data, train nothing; --json: as JSON",
     "report": "FOLDER... [out=DIR] [metric=NAME]: draw and tabulate runs into report.html",
+    "reproduce": "[NAME] [--quick]: test a paper's claim and draw it; alone: list what there is",
     "cache": "list what is kept between runs; `cache prune days=30` removes older, days=0 all",
 }
 
@@ -84,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if line.multirun and line.verb == "train":
             return sweep(line)
+        if line.verb == "reproduce":
+            from dpo_lab.reproduce import reproduce
+            return reproduce(line.overrides)
         verbs = {"train": train, "check": check, "report": report, "cache": cache, "prune": prune}
         return verbs[line.verb](line)
     except (Refused, Stopped, Interrupted) as error:
@@ -102,6 +106,8 @@ def parse(words: list[str]) -> Line:
     verb = "train"
     if words and words[0] in VERBS:
         verb, words = words[0], words[1:]
+    if verb == "reproduce" and not {"-h", "--help"} & {*words}:
+        return Line(verb, words)
     if verb == "cache" and words[:1] == ["prune"]:
         verb, words = "prune", words[1:]
     overrides: list[str] = []

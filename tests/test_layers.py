@@ -20,11 +20,11 @@ LAYERS = [
     "losses optimizers schedules attention head precision model adapters probes policy "
     "scoring metrics layouts loader worlds intake",
     "references objective checkpoint loggers folder identity record results statistics "
-    "printing gauge",
+    "printing gauge evidence experiment",
     "loop stepzero evaluation drawing bands charts grid comparison diagnostics tables curves "
-    "page report scorer start signals generators",
+    "page report scorer start signals finding pieces generators",
     "assembly run",
-    "variants launchers jobs live sweep",
+    "variants launchers jobs live sweep enumerated reproduce gallery",
     "__init__ __main__",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
@@ -36,7 +36,7 @@ DOORS = {
     "transformers": {"model", "policy", "adapters", "attention", "probes"},
     "peft": {"model", "policy", "adapters"},
     "datasets": {"data", "columnar"},
-    "matplotlib": {"curves", "drawing", "bands", "charts"},
+    "matplotlib": {"curves", "drawing", "bands", "charts", "pieces"},
     "submitit": {"launchers"},
 }
 
@@ -115,6 +115,7 @@ def test_files_are_short_and_named_by_a_noun():
         "results",
         "launchers",
         "sweep",
+        "reproduce",
     ],
 )
 def test_light_modules_load_no_torch(light):
