@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from dpo_lab import __version__
@@ -86,8 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if line.multirun and line.verb == "train":
             return sweep(line)
         if line.verb == "reproduce":
-            from dpo_lab.reproduce import reproduce
-            return reproduce(line.overrides)
+            return import_module("dpo_lab.reproduce").reproduce(line.overrides)
         verbs = {"train": train, "check": check, "report": report, "cache": cache, "prune": prune}
         return verbs[line.verb](line)
     except (Refused, Stopped, Interrupted) as error:
