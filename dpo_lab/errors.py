@@ -11,6 +11,10 @@ class Refused(ValueError):
     """
 
 
+class InUse(Refused):
+    """A run folder that another process works in."""
+
+
 class Stopped(RuntimeError):
     """A run that cannot go on: a failed step-0 check, a loss that is not finite, a full disk.
 

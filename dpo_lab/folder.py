@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from dpo_lab.config import Config
 from dpo_lab.disk import sync
-from dpo_lab.errors import Refused
+from dpo_lab.errors import InUse, Refused
 
 # A sweep that looks for what is missing holds a folder's lock for a moment; so long, in seconds, a
 # run waits for it before it says that the folder is in use.
@@ -56,7 +56,7 @@ class RunFolder:
 
     @classmethod
     def existing(cls, path: Path, patience: float = 0.0) -> RunFolder:
-        """Take a folder up again. Raises `Refused` where another process works in it.
+        """Take a folder up again. Raises `InUse` where another process works in it.
 
         - `patience`: seconds to wait for one that may only be looking (`LOOKED_AT`).
         """
@@ -125,7 +125,7 @@ def _lock(path: Path, patience: float) -> IO[str]:
                 handle.seek(0)
                 holder = handle.read().strip() or "another process"
                 handle.close()
-                raise Refused(f"{path} is in use by process {holder}") from None
+                raise InUse(f"{path} is in use by process {holder}") from None
         time.sleep(0.02)
     handle.truncate(0)
     handle.write(str(os.getpid()))
