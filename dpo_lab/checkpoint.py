@@ -18,7 +18,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dpo_lab.weights import load_tensors, save_tensors
+from dpo_lab import faults
+from dpo_lab.disk import sync, writing
+from dpo_lab.weights import load_tensors, save_tensors, size
 
 MANIFEST = "manifest.json"
 
@@ -30,42 +32,70 @@ def save(
 
     - `tensors`: file name without ending -> named tensors.
     - `state`: plain data for `state.json`.
+
+    Raises `Stopped` for a tensor that is not finite and where the disk is full; what was there
+    before is then still there.
     """
     place = folder / f"step_{step:06d}"
     work = folder / f".step_{step:06d}.{os.getpid()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".step_*"):
-        shutil.rmtree(stale)
-    work.mkdir()
-    try:
-        for name, named in tensors.items():
-            save_tensors(work / f"{name}.safetensors", named)
-        (work / "state.json").write_text(json.dumps({"step": step, **state}))
-        digests = {path.name: _sha256(path) for path in sorted(work.iterdir())}
-        (work / MANIFEST).write_text(json.dumps(digests, indent=1))
-        for path in work.iterdir():
-            _sync(path)
-        _sync(work)
-        if place.exists():
-            shutil.rmtree(place)
-        work.rename(place)
-        _sync(folder)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    valid = [path for path in steps(folder) if fault(path) is None]
-    for path in valid[:-keep]:
-        shutil.rmtree(path)
+    with writing(place, sum(map(size, tensors.values()))):
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".step_*"):
+            shutil.rmtree(stale)
+        try:
+            work.mkdir()
+            _fill(work, tensors, {"step": step, **state})
+            if place.exists():  # a damaged one: a whole one would have been continued
+                place.rename(folder / f".{place.name}.old")
+            faults.place("checkpoint.aside")
+            work.rename(place)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        faults.place("checkpoint.renamed")
+        sync(folder)
+    faults.place("checkpoint.committed")
+    _prune(folder, place, keep)
     return place
 
 
-def latest(folder: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole; what is passed over is said."""
+def _fill(work: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    for name, named in tensors.items():
+        file = work / f"{name}.safetensors"
+        faults.place("checkpoint.writing", lambda file=file: file.write_bytes(b"half"))
+        save_tensors(file, named)
+    (work / "state.json").write_text(json.dumps(state))
+    faults.place("checkpoint.written")
+    files = sorted(work.iterdir())
+    for path in files:
+        sync(path)
+    (work / MANIFEST).write_text(_manifest({path.name: _sha256(path) for path in files}))
+    sync(work / MANIFEST)
+    sync(work)
+    faults.place("checkpoint.synced")
+
+
+def _prune(folder: Path, newest: Path, keep: int) -> None:
+    """Only whole ones count; an old one vanishes by a rename, so that no half of one is seen."""
+    for aside in folder.glob(".step_*.old"):
+        shutil.rmtree(aside)
+    there = steps(folder)
+    whole = [path for path in there if path == newest or fault(path) is None]
+    for path in there:
+        if path not in whole[-keep:]:
+            aside = folder / f".{path.name}.old"
+            path.rename(aside)
+            faults.place("checkpoint.pruning", next(aside.iterdir()).unlink)
+            shutil.rmtree(aside)
+
+
+def latest(folder: Path, identity: str, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint of this run that is whole; what is passed over is said."""
     for path in reversed(steps(folder)):
-        reason = fault(path)
+        reason = fault(path, identity)
         if reason is None:
             return path
-        say(f"{path} is damaged ({reason}); using the one before it")
+        say(f"{path} is damaged ({reason}); looking for the one before it")
     return None
 
 
@@ -75,40 +105,42 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     return tensors, json.loads((path / "state.json").read_text())
 
 
-def fault(path: Path) -> str | None:
-    """Why the folder is no whole checkpoint, or None."""
+def fault(path: Path, identity: str | None = None) -> str | None:
+    """Why the folder is no whole checkpoint (of the run with that identity), or None."""
     try:
-        digests = json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError):
+        text = (path / MANIFEST).read_text()
+        digests = json.loads(text)
+        if not isinstance(digests, dict) or _manifest(digests) != text:
+            return f"{MANIFEST} is not as it was written"
+        for name in sorted({file.name for file in path.iterdir()} - {MANIFEST, *digests}):
+            return f"{name} does not belong to it"
+        for name, expected in digests.items():
+            if not (path / name).is_file():
+                return f"{name} is missing"
+            if _sha256(path / name) != expected:
+                return f"{name} does not match its checksum"
+        state = json.loads((path / "state.json").read_text())
+    except OSError as error:
+        return f"{Path(error.filename or path).name}: {error.strerror}"
+    except ValueError:
         return f"no readable {MANIFEST}"
-    for name, expected in digests.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if _sha256(file) != expected:
-            return f"{name} does not match its checksum"
-    state = json.loads((path / "state.json").read_text())
     if path.name != f"step_{state['step']:06d}":
         return f"it holds step {state['step']}"
+    if identity is not None and state.get("identity") != identity:
+        return "it belongs to another run"
     return None
 
 
 def steps(folder: Path) -> list[Path]:
     """The checkpoint folders, oldest first."""
-    if not folder.is_dir():
-        return []
-    named = (path for path in folder.iterdir() if re.fullmatch(r"step_\d{6,}", path.name))
+    named = [path for path in folder.glob("step_*/") if re.fullmatch(r"step_\d{6,}", path.name)]
     return sorted(named, key=lambda path: int(path.name[5:]))
+
+
+def _manifest(digests: dict[str, str]) -> str:
+    return json.dumps(digests, indent=1)
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

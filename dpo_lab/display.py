@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from io import RawIOBase
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from dpo_lab.cache import Entry
 
@@ -26,7 +28,7 @@ class Display:
         self.quiet = quiet
         self.bar: Progress | None = None
         self.tasks: dict[str, Any] = {}
-        self.log: TextIO | None = None
+        self.log: RawIOBase | None = None
         self.spoke = time.monotonic()
 
     def __enter__(self) -> Display:
@@ -64,13 +66,13 @@ class Display:
 
     def write_to(self, folder: Path) -> None:
         """Also keep every line in the run's `train.log`."""
-        self.log = (folder / "train.log").open("a", encoding="utf-8")
+        self.log = (folder / "train.log").open("ab", buffering=0)
 
     def say(self, text: str) -> None:
         """One line that stays."""
         if self.log is not None:
-            self.log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-            self.log.flush()
+            with suppress(OSError):  # a full disk is for those to report who need it
+                self.log.write(f"{time.strftime('%H:%M:%S')} {text}\n".encode())
         if self.quiet:
             return
         if self.bar is not None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
+from dpo_lab import faults
 from dpo_lab.batch import Encoded, Logps, Outcome, Pair
+from dpo_lab.disk import writing
 from dpo_lab.loop import batches
 from dpo_lab.metrics import Meter
 from dpo_lab.objective import Objective
@@ -78,5 +80,7 @@ def write_rows(path: Path, names: Sequence[str], columns: dict[str, list[float]]
 
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.tmp")
-    pyarrow.parquet.write_table(pyarrow.table({"row": list(names), **columns}), work)
+    with writing(path):
+        pyarrow.parquet.write_table(pyarrow.table({"row": list(names), **columns}), work)
+    faults.place("eval.written")
     work.rename(path)

@@ -9,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from dpo_lab import faults
+from dpo_lab.disk import writing
+from dpo_lab.errors import Refused, Stopped
+
 
 class Follower(Protocol):
     """Something that also wants the metrics."""
@@ -32,24 +36,28 @@ class MetricsLog:
         self.say = say
         self.follower: Follower | None = None
         self.last: dict[str, float] = {}
-        self.handle = path.open("a", encoding="utf-8")
+        # unbuffered: what could not be written is nowhere, and is not tried again on closing
+        self.handle = path.open("ab", buffering=0)
 
     def offset(self) -> int:
         """Bytes written so far, for a checkpoint."""
-        self.handle.flush()
         os.fsync(self.handle.fileno())
-        return self.handle.tell()
+        return self.handle.seek(0, os.SEEK_END)
 
     def cut(self, offset: int) -> None:
-        """Forget what was written after `offset`."""
+        """Forget what was written after `offset`. Raises `Refused` where that much is not there."""
+        there = self.handle.seek(0, os.SEEK_END)
+        if there < offset:
+            raise Refused(
+                f"{self.path} holds {there:,} bytes, and held {offset:,} when the checkpoint was "
+                "made; lines were lost\nput the file back, or start a new run"
+            )
         self.handle.truncate(offset)
-        self.handle.seek(0, os.SEEK_END)
 
     def write(self, event: str, step: int, metrics: dict[str, Any]) -> None:
         """Append one line, then tell the follower."""
         line = {"event": event, "step": step, "time": round(time.time(), 3), **metrics}
-        self.handle.write(json.dumps(line) + "\n")
-        self.handle.flush()
+        self._append(json.dumps(line).encode() + b"\n")
         numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         self.last |= numbers
         if self.follower is not None:
@@ -66,6 +74,19 @@ class MetricsLog:
                 self.follower.finish(self.last, failed)
             except Exception as error:
                 self._drop(error)
+
+    def _append(self, line: bytes) -> None:
+        """All of it or nothing."""
+        start = self.handle.seek(0, os.SEEK_END)
+        faults.place("metrics.append", lambda: self.handle.write(line[: len(line) // 2]))
+        try:
+            with writing(self.path, len(line)):
+                left = line
+                while left:
+                    left = left[self.handle.write(left) :]
+        except Stopped:
+            self.handle.truncate(start)
+            raise
 
     def _drop(self, error: Exception) -> None:
         self.follower = None

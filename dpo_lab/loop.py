@@ -32,7 +32,9 @@ class Plan:
 
 @dataclass(slots=True)
 class State:
-    """All that changes while training. `step` counts finished updates."""
+    """All that changes while training. `step` counts finished updates; `names` says where each row
+    came from, for messages.
+    """
 
     policy: Policy
     optimizer: torch.optim.Optimizer
@@ -40,6 +42,7 @@ class State:
     loader: Loader
     objective: Objective
     rows: Sequence[Encoded]
+    names: Sequence[str] = ()
     step: int = 0
     meter: Meter = field(default_factory=Meter)
     counters: dict[str, int] = field(default_factory=lambda: {"pairs": 0, "tokens": 0})
@@ -61,7 +64,8 @@ def fit(state: State, plan: Plan, effects: Effects) -> bool:
 
     Losses are summed per pair (SFT: per token) and divided by their number in the whole update, so
     that the size of micro-batches changes nothing but rounding. Raises `Stopped` at the first loss
-    or gradient that is not finite, before the weights are touched.
+    or gradient that is not finite, before the weights are touched, and at the first update that
+    leaves a weight that is not.
     """
     policy, loader = state.policy, state.loader
     parameters = [parameter for _, parameter in policy.trainable()]
@@ -79,18 +83,25 @@ def fit(state: State, plan: Plan, effects: Effects) -> bool:
                 outcome = state.objective(policy, batch)
             total = outcome.scores.loss.sum()
             (total / units).backward()
-            loss += _finite(total, outcome, batch, state.step + 1) / units
+            loss += _finite(total, outcome, batch, state) / units
             state.meter.add(outcome, state.objective.units(batch))
             state.counters["pairs"] += len(batch.rows)
             state.counters["tokens"] += int(batch.tokens.sum())
         limit = plan.max_grad_norm if plan.max_grad_norm is not None else float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
         if norm != norm or norm == float("inf"):
-            raise Stopped(f"the gradient of step {state.step + 1} is not finite; {_where(micro)}")
+            raise Stopped(
+                f"the gradient of step {state.step + 1} is not finite; {_culprits(state, micro)}"
+            )
         rate = state.optimizer.defaults["lr"] * state.schedule(state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         state.optimizer.step()
+        if not bool(torch.isfinite(torch.nn.utils.get_total_norm(parameters, float("inf")))):
+            raise Stopped(
+                f"step {state.step + 1} left weights that are not finite (learning rate {rate:g}, "
+                f"gradient norm {norm:g}); {_where(state, _rows(micro))}"
+            )
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         if state.objective.reference is not None:
@@ -149,15 +160,36 @@ def _peak_memory_mb(policy: Policy) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
-def _finite(total: torch.Tensor, outcome: Outcome, batch: Batch, step: int) -> float:
+def _finite(total: torch.Tensor, outcome: Outcome, batch: Batch, state: State) -> float:
     value = total.item()
     if value - value == 0.0:
         return value
     losses = outcome.scores.loss.detach()
-    bad = [batch.rows[i] for i in (~torch.isfinite(losses)).nonzero()[:, 0].tolist()][:10]
-    raise Stopped(f"the loss of step {step} is not finite; rows {bad or batch.rows[:10]}")
+    bad = [batch.rows[i] for i in (~torch.isfinite(losses)).nonzero()[:, 0].tolist()]
+    raise Stopped(
+        f"the loss of step {state.step + 1} is not finite; {_where(state, bad or batch.rows)}"
+    )
 
 
-def _where(micro: list[Batch]) -> str:
-    rows = [row for batch in micro for row in batch.rows]
-    return f"the update holds rows {rows[:10]}" + (" ..." if len(rows) > 10 else "")
+def _culprits(state: State, micro: list[Batch]) -> str:
+    """The rows whose gradient is not finite when each is alone; all where none is."""
+    policy, pairs = state.policy, state.objective.pairs
+    bad = []
+    for row in _rows(micro):
+        state.optimizer.zero_grad(set_to_none=True)
+        batch = batches(policy, state.rows, [row], 1, pairs)[0]
+        with policy.autocast():
+            state.objective(policy, batch).scores.loss.sum().backward()
+        gradients = [p.grad for _, p in policy.trainable() if p.grad is not None]
+        if not bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
+            bad.append(row)
+    return _where(state, bad) if bad else f"the update has {_where(state, _rows(micro))}"
+
+
+def _rows(micro: list[Batch]) -> list[int]:
+    return [row for batch in micro for row in batch.rows]
+
+
+def _where(state: State, rows: list[int]) -> str:
+    shown = ", ".join(str(state.names[row] if state.names else row) for row in rows[:10])
+    return f"rows [{shown}]" + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")

@@ -5,28 +5,29 @@ from __future__ import annotations
 import signal
 from contextlib import closing
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dpo_lab import checkpoint, curves, optimizers
+from dpo_lab import checkpoint, curves, faults, snapshot
 from dpo_lab.assembly import Assembly
 from dpo_lab.cache import Cache
 from dpo_lab.config import Config
+from dpo_lab.disk import DiskFull, expect, writing
 from dpo_lab.display import Display
-from dpo_lab.errors import Interrupted, Refused
+from dpo_lab.errors import Interrupted, Refused, Stopped
 from dpo_lab.evaluation import evaluate, write_rows
 from dpo_lab.folder import LOOKED_AT, RunFolder, read_json, write_json
 from dpo_lab.gauge import Gauge
-from dpo_lab.generators import set_states, states
 from dpo_lab.identity import identity
 from dpo_lab.intake import Intake
 from dpo_lab.loggers import MetricsLog, follow
 from dpo_lab.loop import Effects, Plan, State, batches, fit
 from dpo_lab.options import bind
-from dpo_lab.record import record
-from dpo_lab.references import Changing
+from dpo_lab.origin import Origin
+from dpo_lab.record import changed_packages, record, resumed, same_facts, same_run
 from dpo_lab.results import Run
 from dpo_lab.rows import write_rejects
 from dpo_lab.signals import STATUS, noted
@@ -34,12 +35,17 @@ from dpo_lab.stepzero import check_step_zero
 
 
 def run(
-    config: Config, intake: Intake, cache: Cache, folder: Path | None = None, quiet: bool = False
+    config: Config,
+    intake: Intake,
+    cache: Cache,
+    folder: Path | None = None,
+    quiet: bool = False,
+    origin: Origin | None = None,
 ) -> Run:
     """Train as the config says and return the finished run.
 
     - `intake`: the data, read and encoded (`intake.prepare`).
-    - `folder`: a run to continue; None for a new one.
+    - `folder`: a run to continue; None for a new one. `origin`: a run that this one repeats.
 
     Raises `Refused` for what turns out to be impossible, `Stopped` for a run that cannot go on and
     `Interrupted` after a signal; the run folder's `status.json` says the same.
@@ -47,17 +53,25 @@ def run(
     name = identity(config, intake)
     held = RunFolder.new(config, name) if folder is None else RunFolder.existing(folder, LOOKED_AT)
     with closing(held), Display(quiet) as display, noted() as pressed:
+        known = record(config, intake, name)
+        if old := read_json(held.path / "record.json"):
+            same_run(held.path, old, known, config)
+            known = resumed(old, known)
         display.write_to(held.path)
         if read_json(held.path / "status.json").get("state") == "done":
             display.say(f"{held.path} is finished; nothing to do")
             return Run(held.path)
         try:
-            Job(config, intake, cache, held, display, pressed).go(name)
+            with writing(held.path):
+                Job(config, intake, cache, held, display, pressed, known).go(origin)
         except Interrupted as stop:
-            held.status("stopped", reason=str(stop))
+            held.ended("stopped", str(stop))
             raise
+        except DiskFull as full:
+            held.ended("failed", str(full))
+            raise DiskFull(f"{full}; once some are, train.resume={held.path}") from None
         except BaseException as error:
-            held.status("failed", reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
+            held.ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())}")
             raise
     return Run(held.path)
 
@@ -73,6 +87,7 @@ class Job:
         held: RunFolder,
         display: Display,
         pressed: list[signal.Signals],
+        record: dict[str, Any],
     ):
         self.config = config
         self.intake = intake
@@ -81,26 +96,28 @@ class Job:
         self.folder = held.path
         self.display = display
         self.pressed = pressed
+        self.record = record
         self.best: float | None = None
 
-    def go(self, name: str) -> None:
+    def go(self, origin: Origin | None) -> None:
         """Everything, in order."""
-        old = read_json(self.folder / "record.json")
-        if old and old["identity"] != name:
-            raise Refused(
-                f"{self.folder} was started with another config or other data\n"
-                f"its identity is {old['identity'][:12]}, this one's is {name[:12]}"
-            )
         self.held.status("running")
-        threads = old.get("threads") or self.config.train.threads or torch.get_num_threads()
-        torch.set_num_threads(threads)
+        asked = self.record.get("threads") or self.config.train.threads
+        repeated = origin.record.get("threads") if origin else None
+        torch.set_num_threads(asked or repeated or torch.get_num_threads())
+        self.record["threads"] = torch.get_num_threads()
+        if differing := changed_packages(origin.record if origin else self.record, self.record):
+            self.display.say(f"versions have changed, so the last bits may: {differing}")
         self.held.config(self.config)
-        self.record = record(self.config, name) | {"threads": threads}
         self._write_record()
+        faults.place("record.written")
         torch.manual_seed(self.config.seed)
-        state = self._assemble()
+        with writing(self.cache.root):
+            state = self._assemble()
+        torch.manual_seed(self.config.seed)  # whether the start was trained just now or found
         self._write_record()
         self._restore(state)
+        self._look_for_room(state)
         run = {"folder": str(self.folder), "name": self.folder.name, "config": self.config.plain}
         self.log.follower = follow(bind(self.config.nodes["logger"]), run, self.display.say)
         try:
@@ -115,10 +132,17 @@ class Job:
                 STATUS[sign],
                 f"{sign.name} after step {state.step}; continue with train.resume={self.folder}",
             )
-        state.policy.save(self.folder / "final")
+        faults.place("export.writing")
+        with writing(self.folder / "final"):
+            state.policy.save(self.folder / "final")
+        faults.place("export.written")
         self.log.close()
+        self.record["weights_sha256"] = state.policy.digest()
+        self._write_record()
         curves.save(Run(self.folder))
         self.held.status("done", step=state.step)
+        if origin and not origin.touched:
+            self.display.say(origin.compare(self.record["weights_sha256"]))
 
     def _assemble(self) -> State:
         """Policy, objective and optimizer, as they are before the first step."""
@@ -129,6 +153,8 @@ class Job:
         self.held.status("running", steps=loader.steps)
         objective = assembly.objective(policy, loader)
         self.gauge = Gauge.of(self.intake.source.world, policy, nodes["loss"])
+        if self.held.saved is not None:
+            same_facts(self.folder, self.record, assembly.facts)
         self.record |= assembly.facts
         if self.gauge is not None:
             self.record["frontier"] = self.gauge.frontier()
@@ -142,6 +168,7 @@ class Job:
             loader=loader,
             objective=objective,
             rows=rows,
+            names=names,
         )
 
     def _preparing(self, stage: str, done: int, total: int, note: str = "") -> None:
@@ -155,13 +182,13 @@ class Job:
             )
 
     def _train(self, state: State) -> bool:
-        train, checkpointing = self.config.train, self.config.checkpoint
+        train = self.config.train
         plan = Plan(
             max_grad_norm=train.max_grad_norm,
             micro_tokens=train.micro_tokens,
             log_every=train.log_every,
             eval_every=self.config.eval.every,
-            save_every=checkpointing.every,
+            save_every=self.config.checkpoint.every,
         )
         return fit(
             state,
@@ -193,6 +220,10 @@ class Job:
             )
             metrics |= found
             names = [self.intake.names[row] for row in self.intake.eval]
+            if bad := [
+                n for n, loss in zip(names, columns["loss"], strict=True) if not isfinite(loss)
+            ]:
+                raise Stopped(f"the held-out loss after step {step} is not finite; rows {bad[:10]}")
             write_rows(self.folder / "eval" / f"step_{step}.parquet", names, columns)
         if self.gauge is not None:
             metrics |= self.gauge(state.policy)
@@ -210,56 +241,49 @@ class Job:
         value = -metrics[name] if name == "eval/loss" else metrics[name]
         if self.best is None or value > self.best:
             self.best = value
-            state.policy.save(self.folder / "best")
+            with writing(self.folder / "best"):
+                state.policy.save(self.folder / "best")
             write_json(self.folder / "best.json", {"step": step, name: metrics[name]})
 
     def _save(self, state: State, step: int) -> None:
         """All that the next step depends on."""
-        policy, reference = state.policy, state.objective.reference
-        checkpoint.save(
-            self.folder / "checkpoints",
-            step,
-            {
-                "policy": {name: parameter for name, parameter in policy.trainable()},
-                "optimizer": optimizers.state_by_name(state.optimizer, policy.trainable()),
-                "random": states(policy.device.type),
-                "reference": reference.state() if isinstance(reference, Changing) else {},
-            },
-            {
-                "identity": self.record["identity"],
-                "meter": state.meter.sums,
-                "counters": state.counters,
-                "metrics_bytes": self.log.offset(),
-                "best": self.best,
-            },
-            self.config.checkpoint.keep,
-        )
+        tensors, plain = snapshot.take(state)
+        more = {
+            "identity": self.record["identity"],
+            "metrics_bytes": self.log.offset(),
+            "best": self.best,
+        }
+        keep = self.config.checkpoint.keep
+        checkpoint.save(self.folder / "checkpoints", step, tensors, plain | more, keep)
+        self.held.saved = step
+        self.held.status("running", steps=state.loader.steps)
 
     def _restore(self, state: State) -> None:
-        """Go on from the newest whole checkpoint, if there is one; else from the beginning."""
+        """Go on from the newest whole checkpoint; from the beginning where none was made yet."""
         self.log = MetricsLog(self.folder / "metrics.jsonl", self.display.say)
-        path = checkpoint.latest(self.folder / "checkpoints", self.display.say)
+        folder = self.folder / "checkpoints"
+        path = checkpoint.latest(folder, self.record["identity"], self.display.say)
         if path is None:
+            if self.held.saved is not None or checkpoint.steps(folder):
+                raise Refused(
+                    f"{folder} holds no whole checkpoint, though the run has made one: nothing to "
+                    f"go on from\nput it back, or start a new run (--from {self.folder})"
+                )
+            if "resumed" in self.record:
+                self.display.say(f"{self.folder} has no checkpoint yet; beginning at step 0")
             self.log.cut(0)
             return
         tensors, plain = checkpoint.load(path)
-        if plain["identity"] != self.record["identity"]:
-            raise Refused(f"{path} belongs to another run")
-        with torch.no_grad():
-            for name, parameter in state.policy.trainable():
-                parameter.copy_(tensors["policy"][name])
-        optimizers.load_state_by_name(
-            state.optimizer, state.policy.trainable(), tensors["optimizer"]
-        )
-        if isinstance(state.objective.reference, Changing):
-            state.objective.reference.load(tensors["reference"])
-        state.step = plain["step"]
-        state.meter.sums = plain["meter"]
-        state.counters = plain["counters"]
-        self.best = plain["best"]
         self.log.cut(plain["metrics_bytes"])
-        set_states(tensors["random"], state.policy.device.type)
+        snapshot.put_back(state, plain["step"], tensors, plain)
+        self.best = plain["best"]
         self.display.say(f"continuing {self.folder} after step {state.step}")
+
+    def _look_for_room(self, state: State) -> None:
+        """Two checkpoints and the export must fit before anything is trained."""
+        needed = snapshot.room(state, exports=1 + self.config.checkpoint.keep_best)
+        there = sum(path.stat().st_size for path in self.folder.rglob("*.safetensors"))
+        expect(self.folder, needed - there, "two checkpoints and the export")
 
     def _write_record(self) -> None:
         source = self.intake.source

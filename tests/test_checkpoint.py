@@ -16,19 +16,22 @@ def folder(tmp_path):
             "policy": {"w": torch.full((4,), float(step))},
             "optimizer": {"m": torch.ones(2)},
         }
-        checkpoint.save(folder, step, tensors, {"meter": {"loss": [1.5, 2.0]}}, keep=2)
+        checkpoint.save(
+            folder, step, tensors, {"identity": "me", "meter": {"loss": [1.5, 2.0]}}, keep=2
+        )
     return folder
 
 
 def test_the_newest_are_kept_and_read_back_exactly(folder):
     assert [path.name for path in checkpoint.steps(folder)] == ["step_000010", "step_000015"]
-    path = checkpoint.latest(folder, pytest.fail)
+    path = checkpoint.latest(folder, "me", pytest.fail)
     tensors, state = checkpoint.load(path)
     assert torch.equal(tensors["policy"]["w"], torch.full((4,), 15.0))
-    assert state == {"step": 15, "meter": {"loss": [1.5, 2.0]}}
+    assert state == {"step": 15, "identity": "me", "meter": {"loss": [1.5, 2.0]}}
     assert not list(folder.glob(".*"))
 
 
+ME = {"identity": "me"}
 FILES = ["policy.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
 
 
@@ -50,7 +53,7 @@ def test_damage_is_seen_and_the_one_before_is_used(folder, name, damage):
     else:
         shutil.copy(folder / "step_000010" / name, file)
     said = []
-    found = checkpoint.latest(folder, said.append)
+    found = checkpoint.latest(folder, "me", said.append)
     if file.is_file() and file.read_bytes() == content:
         pytest.skip("both checkpoints hold the same bytes in this file")
     assert found is not None and found.name == "step_000010"
@@ -60,20 +63,20 @@ def test_damage_is_seen_and_the_one_before_is_used(folder, name, damage):
 def test_a_folder_of_another_name_is_no_checkpoint(folder):
     (folder / "step_000015").rename(folder / "step_000099")
     said = []
-    assert checkpoint.latest(folder, said.append).name == "step_000010"
+    assert checkpoint.latest(folder, "me", said.append).name == "step_000010"
     assert "it holds step 15" in said[0]
 
 
 def test_left_over_work_is_cleared_and_never_taken(folder):
     (folder / ".step_000020.123").mkdir()
     (folder / ".step_000020.123" / "policy.safetensors").write_bytes(b"half")
-    assert checkpoint.latest(folder, pytest.fail).name == "step_000015"
-    checkpoint.save(folder, 20, {"policy": {"w": torch.ones(1)}}, {}, keep=2)
+    assert checkpoint.latest(folder, "me", pytest.fail).name == "step_000015"
+    checkpoint.save(folder, 20, {"policy": {"w": torch.ones(1)}}, ME, keep=2)
     assert not list(folder.glob(".*"))
 
 
 def test_broken_ones_do_not_count_as_kept(folder):
     (folder / "step_000015" / "state.json").write_text("{")
-    checkpoint.save(folder, 20, {"policy": {"w": torch.ones(1)}}, {}, keep=2)
+    checkpoint.save(folder, 20, {"policy": {"w": torch.ones(1)}}, ME, keep=2)
     valid = [path.name for path in checkpoint.steps(folder) if checkpoint.fault(path) is None]
     assert valid == ["step_000010", "step_000020"]

@@ -14,15 +14,15 @@ ROOT = PACKAGE.parent
 
 # from the bottom up; a module may import from its own layer and those below it
 LAYERS = [
-    "allocator batch config ranges errors spelling options cache display weights hub rows "
-    "turns formats combinations complaints compose examples shapes columnar records "
+    "allocator batch config ranges errors disk faults spelling options cache display weights hub "
+    "rows turns formats combinations complaints overrides compose examples shapes columnar records "
     "mixture source data card truncation templates tokenizer tokens",
     "losses optimizers schedules attention head precision model adapters probes policy "
     "scoring metrics layouts loader worlds intake",
-    "references objective checkpoint loggers folder identity record results statistics "
+    "references objective checkpoint loggers folder identity record origin results statistics "
     "printing gauge evidence experiment",
     "loop stepzero evaluation drawing bands charts grid comparison diagnostics tables curves "
-    "page report scorer start signals finding pieces generators",
+    "page report scorer start signals finding pieces generators snapshot",
     "assembly run",
     "variants launchers jobs live sweep enumerated reproduce gallery",
     "__init__ __main__",
@@ -31,7 +31,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split(
 
 # outside packages with one door each
 DOORS = {
-    "hydra": {"__main__", "compose", "complaints", "options", "variants"},
+    "hydra": {"__main__", "compose", "complaints", "overrides", "options", "variants"},
     "wandb": {"loggers"},
     "transformers": {"model", "policy", "adapters", "attention", "probes"},
     "peft": {"model", "policy", "adapters"},
