@@ -16,6 +16,19 @@ from dpo_lab.cache import Entry
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+# the metrics that are printed at the end of a run
+RESULTS = {
+    "eval/loss": "loss",
+    "eval/rewards/accuracies": "accuracy",
+    "eval/rewards/margins": "reward margin",
+    "eval/logratios/chosen": "chosen log-ratio, nats",
+    "eval/logratios/rejected": "rejected log-ratio, nats",
+    "world/reward": "exact reward",
+    "world/kl": "exact KL to the start, nats",
+    "world/optimal_share": "share of the optimal reward at that KL",
+    "world/win_rate": "win rate against the start",
+}
+
 
 class Display:
     """Says what the run does, on standard error and in the run's `train.log`.

@@ -34,7 +34,9 @@ class RunFolder:
     def __init__(self, path: Path, held: IO[str]):
         self.path = path
         self.held = held
-        self.saved: int | None = read_json(path / "status.json").get("saved")
+        self.saved: int | None = None
+        with suppress(Refused):  # damaged: whoever reads it for its state says so
+            self.saved = read_json(path / "status.json").get("saved")
 
     @classmethod
     def new(cls, config: Config, identity: str) -> RunFolder:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from dpo_lab.attention import SEGMENTS, Attention
+from dpo_lab.disk import sync
 from dpo_lab.model import quiet_libraries
 from dpo_lab.precision import widen_norms
 from dpo_lab.probes import choose_layout, plain_head
@@ -167,10 +168,14 @@ class Policy:
         told to suppress illegal tokens.
         """
         target = Path(folder).resolve()
+        for stale in target.parent.glob(f".{target.name}.*"):  # of one that was killed
+            shutil.rmtree(stale)
         work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         work.mkdir(parents=True)
         try:
             self._write(work)
+            for path in [*work.rglob("*"), work]:
+                sync(path)
             if target.exists():
                 old = work.with_suffix(".old")
                 target.rename(old)
