@@ -30,6 +30,7 @@ Verbs
 
 Options
   -m, --multirun    run every combination: dpo-lab -m loss.beta=0.1,0.5 seed=0,1
+  --from FOLDER     repeat that run in a new folder; overrides go on top
   --config-dir DIR  your own yamls beside ours: DIR/loss/mine.yaml is loss=mine
   --help, --version
   -sc install=bash  completion (or zsh, fish): eval "$(dpo-lab -sc install=bash)"
@@ -41,19 +42,6 @@ Set (NAME.OPTION=VALUE); what is set now:
 
 {config}"""
 
-RESULTS = {
-    "eval/loss": "loss",
-    "eval/rewards/accuracies": "accuracy",
-    "eval/rewards/margins": "reward margin",
-    "eval/logratios/chosen": "chosen log-ratio, nats",
-    "eval/logratios/rejected": "rejected log-ratio, nats",
-    "world/reward": "exact reward",
-    "world/kl": "exact KL to the start, nats",
-    "world/optimal_share": "share of the optimal reward at that KL",
-    "world/win_rate": "win rate against the start",
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Line:
     """A command line, taken apart."""
@@ -61,6 +49,7 @@ class Line:
     verb: str
     overrides: list[str]
     config_dir: str | None = None
+    from_: str | None = None
     multirun: bool = False
     help: bool = False
     version: bool = False
@@ -115,7 +104,7 @@ def parse(words: list[str]) -> Line:
     flags = {"-m": "multirun", "--multirun": "multirun", "-h": "help", "--help": "help"}
     flags |= {"--version": "version", "--json": "json"}
     valued = {"--config-dir": "config_dir", "-cd": "config_dir"}
-    valued |= {"-sc": "completion", "--shell-completion": "completion"}
+    valued |= {"--from": "from_", "-sc": "completion", "--shell-completion": "completion"}
     rest = iter(words)
     for word in rest:
         name, equals, value = word.partition("=")
@@ -138,6 +127,8 @@ def parse(words: list[str]) -> Line:
             overrides.append(word)
     if given.get("json") and verb != "check":
         raise Refused("--json is an option of check")
+    if given.get("from_") and (verb != "train" or given.get("multirun")):
+        raise Refused("--from repeats one run: it goes with the verb train, without -m")
     if given.get("multirun") and verb != "train":
         raise Refused(f"-m runs jobs; dpo-lab {verb} runs none")
     if verb == "train" and not given.keys() & {"multirun", "help"}:
@@ -170,12 +161,13 @@ def train(line: Line) -> int:
     """Train one run and print its last metrics and its folder."""
     import dpo_lab
     from dpo_lab.allocator import keep_freed_memory
-    from dpo_lab.display import table
+    from dpo_lab.display import RESULTS, table
 
     keep_freed_memory()
     gc.enable()
-    run = dpo_lab.train(line.overrides, config_dir=line.config_dir)
+    run = dpo_lab.train(line.overrides, config_dir=line.config_dir, from_=line.from_)
     print(table(run.metrics, RESULTS))
+    print(f"weights_sha256={run.record.get('weights_sha256')}")
     print(f"{run.folder}/  (curves.png, metrics.jsonl, final/)")
     return 0
 
