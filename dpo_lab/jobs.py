@@ -14,11 +14,11 @@ from pathlib import Path
 from dpo_lab.cache import Cache, digest
 from dpo_lab.compose import jobs
 from dpo_lab.config import Config
-from dpo_lab.errors import Refused
-from dpo_lab.folder import RunFolder, read_json
+from dpo_lab.errors import InUse, Refused
+from dpo_lab.folder import RunFolder
 from dpo_lab.identity import identity_of
 from dpo_lab.intake import find_tokenizer, prepare, read
-from dpo_lab.launchers.job import Job
+from dpo_lab.launchers.job import Job, told
 from dpo_lab.source import Source
 from dpo_lab.variants import compose_all
 
@@ -27,12 +27,17 @@ _LONGEST = 100  # letters of a folder's name before its hash
 
 def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[Job]:
     """Every job of a sweep, composed and checked. Raises `Refused` for what is not acceptable."""
-    lists = jobs(overrides, config_dir)
+    return jobs_of(jobs(overrides, config_dir), config_dir)
+
+
+def jobs_of(lists: Sequence[Sequence[str]], config_dir: str | None = None) -> list[Job]:
+    """One job for each list of overrides, composed and checked. Raises `Refused`."""
     configs = compose_all(lists, config_dir)
     first = configs[0]
     for config in configs:
-        if config.nodes["launcher"] != first.nodes["launcher"]:
-            raise Refused("a sweep has one launcher; give launcher and its options one value each")
+        for name in ("launcher", "sweeper"):
+            if config.nodes[name] != first.nodes[name]:
+                raise Refused(f"a sweep has one {name}; give {name} and its options one value each")
         if config.train.resume is not None:
             raise Refused(
                 "train.resume continues one run; a sweep finds its folders itself: type the same "
@@ -45,17 +50,21 @@ def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[Job]
 
 
 def _of_sweep(config: Config) -> Config:
-    """The config of a run as one of a sweep: one W&B group, and no words about the launcher."""
+    """The config of a run as one of a sweep: one W&B group, and no words about the sweep."""
     logger = config.nodes["logger"]
     if "group" in logger and logger["group"] is None:
         logger = logger | {"group": config.name}
-    typed = [word for word in config.overrides if not re.match(r"\+*launcher[.=]", word)]
     return replace(
         config,
         nodes=config.nodes | {"logger": logger},
         plain=config.plain | {"logger": logger},
-        overrides=tuple(typed),
+        overrides=tuple(of_run(config.overrides)),
     )
+
+
+def of_run(overrides: Sequence[str]) -> list[str]:
+    """The overrides that are about a run, without those about its sweep."""
+    return [word for word in overrides if not re.match(r"\+*(launcher|sweeper)[.=]", word)]
 
 
 def labels(lists: Sequence[Sequence[str]]) -> list[str]:
@@ -133,7 +142,7 @@ class Desk:
 
 
 def look(job: Job) -> None:
-    """Find the job's folder, or the place for it; `finished` and `in use` are noted.
+    """Find the job's folder, or the place for it; `finished`, `in use` and damage are noted.
 
     Of several folders with its identity a finished one counts, then one in use, then the newest.
     """
@@ -141,15 +150,18 @@ def look(job: Job) -> None:
     found = [path for path in parent.glob(f"*-{job.identity[:8]}*") if _is(path, job.identity)]
     job.state, job.reason = "waiting", ""
     for path in found:
-        if read_json(path / "status.json").get("state") == "done":
+        if told(path / "status.json").get("state") == "done":
             job.folder, job.state = path, "finished"
             return
     for path in sorted(found, key=lambda path: path.stat().st_mtime):
         job.folder = path
         try:
             RunFolder.existing(path).close()
-        except Refused as refused:
+        except InUse as refused:
             job.state, job.reason = "in use", str(refused)
+            return
+        except (Refused, OSError) as error:  # a damaged file, say: the other jobs go on
+            job.state, job.reason = "failed", str(error)
             return
     if not found:
         job.folder = parent / folder_name(job.label, job.identity)
@@ -157,7 +169,7 @@ def look(job: Job) -> None:
 
 def _is(folder: Path, identity: str) -> bool:
     """Whether a folder holds this run; one killed before it wrote its record goes by its name."""
-    record = read_json(folder / "record.json")
+    record = told(folder / "record.json")
     known = record.get("identity")
     return known == identity if known else folder.name.endswith(f"-{identity[:8]}")
 
@@ -165,17 +177,26 @@ def _is(folder: Path, identity: str) -> bool:
 def claim(job: Job) -> bool:
     """Make the job's folder, or take up the one it has; False where it is finished or in use.
 
-    Raises `Refused` where no folder can be made.
+    Where no folder can be made the job has failed.
     """
-    look(job)
-    if job.state != "waiting":
-        return False
     try:
-        job.folder.parent.mkdir(parents=True, exist_ok=True)
-        job.folder.mkdir()
-    except FileExistsError:  # it was there, or another sweep was faster: its lock decides
-        pass
-    except OSError as error:
-        where = job.config.outputs_dir
-        raise Refused(f"outputs_dir={where}: {error.strerror}: {job.folder}") from None
+        look(job)
+        if job.state != "waiting":
+            return False
+        make_parent(job.config)
+        job.folder.mkdir(exist_ok=True)  # where another sweep was faster, its lock decides
+    except (Refused, OSError) as error:
+        job.state, job.reason = "failed", str(error)
+        return False
+    job.earlier = job.words()
     return True
+
+
+def make_parent(config: Config) -> None:
+    """Make the folder in which the runs are. Raises `Refused` where it cannot be made."""
+    parent = Path(config.outputs_dir).expanduser() / config.name
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = config.outputs_dir
+        raise Refused(f"outputs_dir={where}: {error.strerror}: {parent}") from None

@@ -10,8 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from dpo_lab.folder import read_json
-from dpo_lab.launchers.job import Job, last_line
+from dpo_lab.launchers.job import Job, last_line, told
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -22,17 +21,21 @@ STYLES = {
     "running": "bold",
     "done": "green",
     "finished": "green dim",
+    "pruned": "cyan",
     "failed": "red",
     "in use": "red",
     "stopped": "yellow",
     "waiting": "dim",
 }
 # who is shown first where there are more jobs than lines
-_ORDER = ["failed", "in use", "stopped", "running", "done", "waiting", "finished"]
+_ORDER = ["failed", "in use", "stopped", "running", "done", "pruned", "waiting", "finished"]
 
 
 class Tail:
-    """A run's `metrics.jsonl`, read as it grows. It is at `step` of `steps` (None: not known)."""
+    """A run's `metrics.jsonl`, read as it grows. It is at `step` of `steps` (None: not known).
+
+    `evaluations`: by step.
+    """
 
     def __init__(self, folder: Path, since: float):
         self.folder = folder
@@ -40,6 +43,7 @@ class Tail:
         self.step = 0
         self.steps: int | None = None
         self.values: dict[str, float] = {}
+        self.evaluations: dict[int, dict[str, Any]] = {}
         self._offset = 0
         self._first: tuple[int, float] | None = None
         self._last = (0, since)
@@ -47,7 +51,7 @@ class Tail:
     def read(self) -> None:
         """Take in what was written since the last call."""
         if self.steps is None:
-            self.steps = read_json(self.folder / "status.json").get("steps")
+            self.steps = told(self.folder / "status.json").get("steps")
         try:
             with (self.folder / "metrics.jsonl").open("rb") as file:
                 if file.seek(0, 2) < self._offset:  # cut back to a checkpoint
@@ -63,6 +67,8 @@ class Tail:
 
     def _take(self, event: dict[str, Any]) -> None:
         self.step = event["step"]
+        if event["event"] == "eval":
+            self.evaluations[event["step"]] = event
         for name, metric in SHOWN.items():
             for part in ("train", "eval"):
                 if f"{part}/{metric}" in event:
@@ -80,10 +86,14 @@ class Tail:
 
 
 class View:
-    """Shows the jobs of a sweep, on standard error. Use as a context."""
+    """Shows the jobs of a sweep, on standard error. Use as a context.
 
-    def __init__(self, jobs: Sequence[Job], live: bool | None = None):
+    - `jobs`: those known so far; `most`: how many there may be, where that list grows.
+    """
+
+    def __init__(self, jobs: Sequence[Job], live: bool | None = None, most: int = 0):
         self.jobs = jobs
+        self.most = most
         self.wanted = sys.stderr.isatty() if live is None else live
         self.live: Live | None = None
         self.tails: dict[int, Tail] = {}
@@ -190,27 +200,32 @@ class View:
         for job in self.jobs:
             counts[job.state] += 1
         over = counts["done"] + counts["finished"]
-        parts = [f"{over} of {len(self.jobs)} done"]
+        parts = [f"{over} of {self._most()} done"]
         parts += [
             f"{counts[state]} {state}"
-            for state in ("running", "waiting", "failed", "stopped", "in use")
+            for state in ("running", "waiting", "pruned", "failed", "stopped", "in use")
             if counts[state]
         ]
-        left = self._left(counts["waiting"])
+        left = self._left(counts["waiting"] + self._most() - len(self.jobs))
         return ", ".join(parts) + (f"; {clock(left)} left" if left is not None else "")
 
     def _left(self, waiting: int) -> float | None:
         """Seconds until all is done: what runs, and what waits at the speed of what is done."""
         running = [job for job in self.jobs if job.state == "running"]
         lefts = [self.tails[job.number].left() for job in running if job.number in self.tails]
-        took = [job.ended - job.began for job in self.jobs if job.state == "done"]
+        ended = [job for job in self.jobs if job.state in ("done", "pruned") and job.began]
+        took = [job.ended - job.began for job in ended]
         if not running or None in lefts or (waiting and not took):
             return None
         seconds = sum(left for left in lefts if left is not None)
         return (seconds + waiting * (sum(took) / len(took) if took else 0.0)) / len(running)
 
     def _place(self, job: Job) -> str:
-        return f"[{job.number:>{len(str(len(self.jobs)))}}/{len(self.jobs)}]"
+        most = str(self._most())
+        return f"[{job.number:>{len(most)}}/{most}]"
+
+    def _most(self) -> int:
+        return max(self.most, len(self.jobs))
 
 
 def clock(seconds: float | None) -> str:

@@ -13,6 +13,7 @@ from dpo_lab.jobs import Desk, claim, expand
 from dpo_lab.launchers.job import Job
 from dpo_lab.live import View
 from dpo_lab.sweep import drive
+from dpo_lab.sweepers.grid import Grid
 
 NANO = [
     "data=world_nano",
@@ -102,7 +103,7 @@ def jobs_of(words: list[str], config_dir: Path | None = None) -> list[Job]:
 def do(launcher, words: list[str], config_dir: Path | None = None) -> list[Job]:
     """Run a sweep with a launcher that is there already."""
     jobs = jobs_of(words, config_dir)
-    drive(jobs, launcher, View(jobs, live=False), [])
+    drive(Grid(jobs), launcher, View(jobs, live=False), [])
     return jobs
 
 

@@ -24,7 +24,7 @@ LAYERS = [
     "loop stepzero evaluation drawing bands charts grid comparison diagnostics tables curves "
     "page report scorer start signals finding pieces generators snapshot",
     "assembly run",
-    "variants launchers jobs live sweep enumerated reproduce gallery",
+    "variants launchers jobs live sweepers sweep enumerated reproduce gallery",
     "__init__ __main__",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
@@ -38,6 +38,7 @@ DOORS = {
     "datasets": {"data", "columnar"},
     "matplotlib": {"curves", "drawing", "bands", "charts", "pieces"},
     "submitit": {"launchers"},
+    "optuna": {"sweepers"},
 }
 
 

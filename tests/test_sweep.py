@@ -26,6 +26,7 @@ from dpo_lab.__main__ import main
 from dpo_lab.folder import read_json, write_json
 from dpo_lab.live import View
 from dpo_lab.results import Run
+from dpo_lab.sweepers.grid import Grid
 
 
 class Puppet:
@@ -77,7 +78,7 @@ def files(folder: Path) -> dict[str, tuple[str, int]]:
 def test_as_many_at_once_as_there_is_room_for(tmp_path):
     jobs = jobs_of(["seed=0,1,2,3,4", f"outputs_dir={tmp_path}"])
     puppet = Puppet(2)
-    sweep.drive(jobs, puppet, View(jobs, live=False), [])
+    sweep.drive(Grid(jobs), puppet, View(jobs, live=False), [])
     assert puppet.at_once == [2, 2, 2, 2, 1]
     assert [job.state for job in jobs] == ["done"] * 5
 
@@ -87,7 +88,7 @@ def test_a_signal_stops_what_runs_and_what_waits(tmp_path, capsys):
     puppet, pressed = Puppet(2), []
     view = View(jobs, live=False)
     view.ended = lambda job: pressed.append(signal.SIGTERM)
-    sweep.drive(jobs, puppet, view, pressed)
+    sweep.drive(Grid(jobs), puppet, view, pressed)
     assert puppet.began == ["seed=0", "seed=1"] and puppet.stopped == ["seed=1"]
     assert [job.state for job in jobs] == ["done", "stopped", "waiting", "waiting"]
     text = sweep.summary(jobs, 0, {}, 61)
@@ -99,7 +100,7 @@ def test_a_run_that_was_done_meanwhile_is_not_done_again(tmp_path):
     write_json(jobs[1].folder / "record.json", {"identity": jobs[1].identity})
     write_json(jobs[1].folder / "status.json", {"state": "done"})
     puppet = Puppet()
-    sweep.drive(jobs, puppet, View(jobs, live=False), [])
+    sweep.drive(Grid(jobs), puppet, View(jobs, live=False), [])
     assert puppet.began == ["seed=0"] and jobs[1].state == "finished"
 
 

@@ -6,18 +6,19 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from dpo_lab.config import Config
-from dpo_lab.errors import Refused
-from dpo_lab.folder import RunFolder, read_json
+from dpo_lab.errors import InUse, Refused
+from dpo_lab.folder import LOOKED_AT, RunFolder, read_json
 
 # what the process of a job printed, on both streams; the lab's own lines are in train.log
 PRINTED = "stderr.log"
 
-State = Literal["waiting", "running", "done", "failed", "stopped", "finished", "in use"]
+State = Literal["waiting", "running", "done", "failed", "stopped", "pruned", "finished", "in use"]
 
 
 @dataclass(slots=True)
@@ -26,9 +27,12 @@ class Job:
 
     - `number`: its place in the sweep, from 1; `label`: what differs from the others.
     - `state`: as in `status.json`, and besides: `waiting`; `finished` where it was done before the
-      sweep came to it; `in use` where another process works in its folder.
+      sweep came to it; `in use` where another process works in its folder; `pruned` where a search
+      has stopped it.
     - `reason`: why it is not done.
     - `began`, `ended`: by the clock `time.time()`.
+    - `earlier`: what an earlier process has left in the folder: when it wrote `status.json` (ns),
+      and how many bytes it printed. Process numbers come again; these tell its words from ours.
     """
 
     number: int
@@ -40,6 +44,12 @@ class Job:
     reason: str = ""
     began: float = 0.0
     ended: float = 0.0
+    earlier: tuple[int, int] = (0, 0)
+
+    def words(self) -> tuple[int, int]:
+        """When `status.json` was written, ns, and the bytes printed; 0 for what is not there."""
+        status, printed = _stat(self.folder / "status.json"), _stat(self.folder / PRINTED)
+        return status.st_mtime_ns if status else 0, printed.st_size if printed else 0
 
 
 class Launcher(Protocol):
@@ -98,12 +108,13 @@ def settle(job: Job, ending: str, pid: int | None, verdict: Verdict | None = Non
     """Find out what became of a job whose process has ended, and see that its folder says so.
 
     - `ending`: how the process ended, for one that could not say so itself.
-    - `pid`: its number, to tell its words from those of an earlier process; None where any will do.
+    - `pid`: its number, to tell its words from those of another process; None where any will do.
     - `verdict`: for a job that was told to end.
     """
     job.ended = time.time()
-    status = read_json(job.folder / "status.json")
-    own = pid is None or status.get("pid") == pid
+    status = told(job.folder / "status.json")
+    own = status.get("pid") == pid or pid is None
+    own = own and job.words()[0] != job.earlier[0]
     state, reason = status.get("state"), str(status.get("reason", ""))
     if state == "done":
         job.state = "done" if own else "finished"
@@ -115,17 +126,29 @@ def settle(job: Job, ending: str, pid: int | None, verdict: Verdict | None = Non
     elif own and state == "stopped":
         job.state, job.reason = "stopped", reason
     else:
-        words = last_line(job.folder / PRINTED)
+        words = last_line(job.folder / PRINTED, job.earlier[1])
         job.state, job.reason = "failed", f"{ending}: {words}" if words else ending
     if own and (state, reason) == (job.state, job.reason):
         return
     try:
-        held = RunFolder.existing(job.folder)
-    except Refused as refused:  # it never had the folder: another process has
+        with closing(RunFolder.existing(job.folder, LOOKED_AT)) as held:
+            if told(job.folder / "status.json").get("state") == "done":  # by another, meanwhile
+                job.state, job.reason = "finished", ""
+            else:
+                held.status(job.state, reason=job.reason)
+    except InUse as refused:  # it never had the folder: another process has
         job.state, job.reason = "in use", str(refused)
-        return
-    held.status(job.state, reason=job.reason)
-    held.close()
+    except (Refused, OSError) as error:  # damage, a full disk: the other jobs go on
+        job.reason += f" (and its folder cannot say so: {' '.join(str(error).split())})"
+
+
+def told(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, or an empty one where there is none or it cannot be read."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def ending_of(status: int) -> str:
@@ -136,12 +159,19 @@ def ending_of(status: int) -> str:
     return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
-def last_line(path: Path) -> str:
-    """The last words of a log; empty where there are none."""
+def last_line(path: Path, start: int = 0) -> str:
+    """The last words of a log after its first `start` bytes; empty where there are none."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
+            file.seek(max(start, path.stat().st_size - 4096))
             lines = file.read().decode(errors="replace").split("\n")
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")[:300]
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
