@@ -110,18 +110,22 @@ def parse(words: list[str]) -> Line:
         name, equals, value = word.partition("=")
         if word in flags:
             given[flags[word]] = True
-        elif name in valued and (equals or (value := next(rest, ""))):
-            given[valued[name]] = value
+        elif name in valued:
+            given[valued[name]] = value if equals else next(rest, "")
+            if not given[valued[name]]:
+                raise Refused(f"{name} needs a value; dpo-lab --help lists the options")
         elif word.startswith("-") and not word.startswith("-="):
             raise Refused(f"unknown option {word}; dpo-lab --help lists them")
         elif "=" not in word and verb == "report":
             overrides.append(word)
         elif "=" not in word and not word.startswith("~"):
-            from dpo_lab.spelling import did_you_mean
+            from dpo_lab.spelling import did_you_mean, shown
 
+            if word in VERBS:
+                raise Refused(f"{word} is a verb; there is one verb, and it stands first")
             raise Refused(
-                f"{word} is neither a verb nor an override{did_you_mean(word, VERBS)}\n"
-                "an override is written key=value"
+                f"{shown(word)} is neither a verb nor an override{did_you_mean(word, VERBS)}\n"
+                "an override is written NAME=VALUE"
             )
         else:
             overrides.append(word)
@@ -133,7 +137,7 @@ def parse(words: list[str]) -> Line:
         raise Refused(f"-m runs jobs; dpo-lab {verb} runs none")
     if verb == "train" and not given.keys() & {"multirun", "help"}:
         for word in overrides:
-            if word.startswith(("launcher=", "launcher.")):
+            if word.startswith(("launcher=", "launcher.", "sweeper=", "sweeper.")):
                 raise Refused(f"{word} is about the jobs of a sweep; add -m, or leave it out")
     return Line(verb, overrides, **given)
 
@@ -217,6 +221,9 @@ def report(line: Line) -> int:
     folders = [Path(word).expanduser() for word in line.overrides if "=" not in word]
     for name in given.keys() - {"out", "metric"}:
         raise Refused(f"unknown option {name}{did_you_mean(name, ['out', 'metric'])}")
+    blank = next((name for name, value in given.items() if not value.strip()), None)
+    if blank is not None:
+        raise Refused(f"{blank} needs a value, {blank}=VALUE; or leave it out")
     if not folders:
         raise Refused("report needs a folder of runs; type dpo-lab report outputs")
     gc.enable()
@@ -247,7 +254,9 @@ def prune(line: Line) -> int:
     try:
         days = float(given[-1].removeprefix("days=")) if given else 30.0
     except ValueError:
-        raise Refused(f"days must be a number, got {given[-1]}") from None
+        days = -1.0
+    if not 0 <= days < float("inf"):
+        raise Refused(f"days must be a number >= 0, got {given[-1].removeprefix('days=')!r}")
     kept = Cache(compose(rest, line.config_dir).cache_dir)
     print(f"removed from {kept.root}/\n{stored(kept.prune(days))}")
     return 0
@@ -255,6 +264,9 @@ def prune(line: Line) -> int:
 
 def complete(request: str) -> int:
     """Shell completion, by Hydra; the verb is taken out of the line, since Hydra knows none."""
+    what, _, shell = request.partition("=")
+    if what not in ("install", "uninstall", "query") or shell not in ("bash", "zsh", "fish"):
+        raise Refused(f"-sc {request}: type -sc install=bash (or zsh, fish)")
     import hydra
 
     from dpo_lab.compose import calls, conf_dir, prepare, register

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from dpo_lab.errors import Refused
-from dpo_lab.ranges import Count, Dropout, NonNegative
+from dpo_lab.ranges import Count, Dropout, Seed
 from dpo_lab.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def lora(
     target_modules: list[str],
     modules_to_save: list[str],
     merge_on_export: bool = True,
-    seed: Annotated[int, NonNegative] = 0,
+    seed: Annotated[int, Seed] = 0,
 ) -> PeftModel:
     """LoRA (arXiv 2106.09685): W + (alpha / r) B A, with A random, B zero, and W frozen.
 

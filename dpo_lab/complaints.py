@@ -4,39 +4,52 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dpo_lab import options
 from dpo_lab.config import CLOSED, NODES
-from dpo_lab.spelling import did_you_mean
+from dpo_lab.errors import Refused
+from dpo_lab.spelling import did_you_mean, shown
 
 Calls = Mapping[str, Mapping[str, str]]
 
 
-def explain(error: Exception, overrides: Sequence[str], calls: Calls) -> str:
+def explain(
+    error: Exception, overrides: Sequence[str], calls: Calls, chosen: Mapping[str, str]
+) -> str:
     """What was wrong with the overrides, and what to type instead.
 
-    `calls`: group -> option -> target of every yaml.
+    - `calls`: group -> option -> target of every yaml.
+    - `chosen`: group -> the option it takes.
     """
     text, cause = str(error), error.__cause__
-    for override in overrides:
-        name, _, value = override.partition("=")
-        if name in {*calls, "preset"} and (value.startswith(("[", "{")) or value in ("null", "")):
-            return f"{override}: {name} takes one option, {name}=NAME"
     missing = re.search(r"Could not find '([\w/]+)/([^'/]+)'", text)
-    if missing:
+    if missing:  # in a yaml: what is typed has been looked at before
         group, option = missing[1], missing[2]
-        near = did_you_mean(option, calls.get(group, {}), f"{group}=")
-        listed = f"\nthere is {', '.join(calls.get(group, {}))}" if "mean" in near else ""
-        return f"there is no {group}={option}{near}{listed}"
+        return f"there is no {group}={option}{did_you_mean(option, calls.get(group, {}))}"
+    there = re.search(r"item is already at '([^']+)'", f"{text} {cause}")
+    if there:
+        return f"+{there[1]}: there is {there[1]} already; type {there[1]}=VALUE without the +"
     key = re.search(r"(?:override|Error merging override) '?([^'\s.]+(?:\.[^'\s=]+)*)", text)
     full = getattr(cause, "full_key", None) or getattr(error, "full_key", None)
     invalid = cause is not None and "ValidationError" in type(cause).__name__
     if invalid or "not convert" in text or "Invalid value" in text:
-        return _wrong_type(str(full or (key[1] if key else "")), cause or error, calls)
+        name = str(full or (key[1] if key else ""))
+        return _wrong_type(name, cause or error, overrides, calls)
     if key:
         name = key[1].split("=")[0].lstrip("+~")
-        return f"unknown option {name}{_near(name, overrides, calls)}"
-    return first_line(cause or error)
+        return f"unknown option {shown(name)}{_near(name, calls, chosen)}"
+    return shown(first_line(cause or error), 300)
+
+
+def check_switches(parsed: Sequence[Any], calls: Calls) -> None:
+    """Refuse numbers but 0 and 1 where true or false is meant: OmegaConf takes 2 for true."""
+    for item in parsed:
+        value = item.value()
+        if isinstance(value, int | float) and value not in (0, 1):
+            knob = _knob(item.key_or_group, calls)
+            if knob is not None and knob.text.split(" ")[0] == "bool":
+                raise Refused(f"{item.key_or_group} must be {knob.expected}, got {value}")
 
 
 def first_line(error: BaseException) -> str:
@@ -45,15 +58,17 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _wrong_type(key: str, error: BaseException, calls: Calls) -> str:
+def _wrong_type(key: str, error: BaseException, overrides: Sequence[str], calls: Calls) -> str:
     knob = _knob(key, calls)
+    typed = [text.partition("=")[2] for text in overrides if text.partition("=")[0] == key]
     if knob is None:
-        return f"{key}: {first_line(error)}"
+        above = key.rpartition(".")[0]
+        if _knob(above, calls) is not None:
+            return f"unknown option {shown(key)}; did you mean {above}?"
+        return f"{shown(key)}: {shown(first_line(error), 200)}"
     came = re.search(r"[Vv]alue '(.*?)'( of type|,|$)", str(error).split("\n")[0])
-    allowed = f"one of {', '.join(knob.choices)}" if knob.choices else knob.text
-    if knob.choices and knob.optional:
-        allowed += " or null"
-    return f"{key} must be {allowed}, got {came[1] if came else 'null'}"
+    got = typed[-1] if typed else came[1] if came else "null"
+    return f"{key} must be {knob.expected}, got {shown(got) if got.strip() else 'nothing'}"
 
 
 def _knob(key: str, calls: Calls) -> options.Knob | None:
@@ -69,14 +84,22 @@ def _knob(key: str, calls: Calls) -> options.Knob | None:
     )
 
 
-def _near(key: str, overrides: Sequence[str], calls: Calls) -> str:
+def _near(key: str, calls: Calls, chosen: Mapping[str, str]) -> str:
     """A suggestion for an unknown dotted key, from the signatures of what was chosen."""
     head, _, rest = key.partition(".")
     known = [*_names("root", calls), *CLOSED, *calls]
     if not rest or head not in known:
         return did_you_mean(head, known)
-    chosen = [text.partition("=")[2] for text in overrides if text.partition("=")[0] == head]
-    return did_you_mean(rest, _names(head, calls, chosen), f"{head}.")
+    names = _names(head, calls, [chosen[head]] if head in chosen else [])
+    first = rest.partition(".")[0]
+    if first in names and first != rest:
+        return f"; {head}.{first} is one value: {head}.{first}=VALUE or {{NAME: VALUE}}"
+    if first not in names:
+        having = [name for name in calls.get(head, {}) if first in _names(head, calls, [name])]
+        if having:
+            others = ", ".join(f"{head}={name}" for name in sorted(having)[:6])
+            return f": {head}={chosen.get(head)} has none; there is one with {others}"
+    return did_you_mean(rest, names, f"{head}.")
 
 
 def _names(head: str, calls: Calls, chosen: Sequence[str] = ()) -> list[str]:

@@ -20,18 +20,17 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dpo_lab import options
 from dpo_lab.combinations import check_combinations
-from dpo_lab.complaints import explain, first_line
+from dpo_lab.complaints import check_switches, explain, first_line
 from dpo_lab.config import CLOSED, NODES, Config
 from dpo_lab.errors import Refused
-from dpo_lab.spelling import did_you_mean
+from dpo_lab.overrides import parse, values
+from dpo_lab.spelling import did_you_mean, shown
 
 
 def conf_dir() -> Path:
@@ -43,6 +42,7 @@ def conf_dir() -> Path:
     raise FileNotFoundError(f"no conf/config.yaml beside or in {here}")
 
 
+@cache
 def groups(config_dir: str | None = None) -> dict[str, list[str]]:
     """Every group with its options, the user's own included."""
     found: dict[str, set[str]] = {}
@@ -55,30 +55,49 @@ def groups(config_dir: str | None = None) -> dict[str, list[str]]:
 def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Config:
     """Compose and check one run. Raises `Refused` for anything a user may have got wrong."""
     prepare(config_dir)
-    parsed = _parse(overrides)
+    parsed = typed(overrides, config_dir)
     for item in parsed:
         if item.is_sweep_override():
-            raise Refused(
-                f"{item.input_line} gives several values; add -m to run one job for each of them"
-            )
+            text = shown(item.input_line)
+            raise Refused(f"{text} gives several values; -m runs one job for each of them")
+    return _checked(choose(parsed, overrides, config_dir), overrides, config_dir)
+
+
+def typed(overrides: Sequence[str], config_dir: str | None = None) -> list[Override]:
+    """The overrides, taken apart. Raises `Refused` for what no config could take."""
+    parsed = parse(overrides, groups(config_dir))
+    check_switches(parsed, calls(config_dir))
+    return parsed
+
+
+def choose(
+    parsed: Sequence[Override], words: Sequence[str], config_dir: str | None = None
+) -> Composed:
+    """The config that overrides make, not checked yet; `words` are the same as they were typed."""
     preset = _preset(parsed, config_dir)
-    register([*_chosen(parsed), *_implied(preset)], config_dir)
-    composed = _compose([*preset, *overrides], config_dir)
-    return _checked(composed, overrides, config_dir)
+    pairs = [(item.key_or_group, str(item.value())) for item in parsed]  # nested ones included
+    chosen = [*defaults().items(), *_implied(preset), *pairs]
+    register(chosen, config_dir)
+    return _compose([*preset, *words], dict(chosen), config_dir)
 
 
 def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[list[str]]:
     """The overrides of every job of a sweep, in Hydra's order (the last one varies fastest)."""
     lists: list[list[str]] = [[]]
-    for item in _parse(overrides):
+    swept: set[str] = set()
+    known = groups(config_dir)
+    for item in parse(overrides, known):
         if item.is_sweep_override():
-            if not item.is_discrete_sweep():
-                raise Refused(f"{item.input_line}: a range needs a sweeper that searches")
             key = item.get_key_element()
-            values = [f"{key}={value}" for value in item.sweep_string_iterator()]
+            if key in swept:
+                raise Refused(
+                    f"{shown(item.input_line)}: {key} is swept twice; list all its values once"
+                )
+            swept.add(key)
+            options = [f"{key}={value}" for value in values(item, known)]
         else:
-            values = [str(item.input_line)]
-        lists = [[*done, value] for done in lists for value in values]
+            options = [str(item.input_line)]
+        lists = [[*done, option] for done in lists for option in options]
     return lists
 
 
@@ -128,33 +147,6 @@ def _roots(config_dir: str | None) -> list[Path]:
     return [conf_dir(), *([Path(config_dir).resolve()] if config_dir else [])]
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    for text in overrides:
-        if re.match(r"[~+]*[\w.@/]*_target_", text):
-            raise Refused(
-                f"{text}: what a yaml calls is not for the command line; choose another option"
-            )
-        if text.startswith("~"):
-            raise Refused(
-                f"{text} removes an option, and every option needs a value; set it instead"
-            )
-        if re.match(r"[+]*hydra[./@]", text):
-            raise Refused(
-                f"{text}: Hydra's own options are set by the lab, so this would do nothing"
-            )
-    parser = OverridesParser.create()
-    parsed = []
-    for text in overrides:
-        try:
-            parsed.append(parser.parse_override(text))
-        except HydraException as error:
-            raise Refused(
-                f"cannot read the override {text!r}: {first_line(error)}\n"
-                "write key=value; quote values with blanks or commas: \"key='a, b'\""
-            ) from None
-    return parsed
-
-
 def _preset(parsed: Sequence[Override], config_dir: str | None) -> list[str]:
     """The preset of the chosen data source. (Hydra lets no interpolated group override others.)"""
     chosen = {item.key_or_group: item.value() for item in parsed}
@@ -162,12 +154,6 @@ def _preset(parsed: Sequence[Override], config_dir: str | None) -> list[str]:
     if "preset" in chosen or data not in groups(config_dir).get("preset", []):
         return []
     return [f"preset={data}"]
-
-
-def _chosen(parsed: Sequence[Override]) -> list[tuple[str, str]]:
-    """The (group, option) pairs of the defaults and of the overrides, nested ones included."""
-    typed = [(item.key_or_group, str(item.value())) for item in parsed]
-    return [*defaults().items(), *typed]
 
 
 def _implied(preset: Sequence[str]) -> list[tuple[str, str]]:
@@ -183,19 +169,19 @@ class Composed(NamedTuple):
     choices: dict[str, str | None]
 
 
-def _compose(overrides: list[str], config_dir: str | None) -> Composed:
+def _compose(overrides: list[str], chosen: dict[str, str], config_dir: str | None) -> Composed:
     try:
         return _by_hydra(overrides, config_dir)
     except Exception as error:  # Hydra answers some overrides with errors that are not its own
         if "'schema/" not in str(error):
-            raise Refused(explain(error, overrides, calls(config_dir))) from None
+            raise Refused(explain(error, overrides, calls(config_dir), chosen)) from None
     # a yaml that builds on another one names the schema of that one, too
     everything = [(group, name) for group, names in calls(config_dir).items() for name in names]
     register(everything, config_dir)
     try:
         return _by_hydra(overrides, config_dir)
     except Exception as error:
-        raise Refused(explain(error, overrides, calls(config_dir))) from None
+        raise Refused(explain(error, overrides, calls(config_dir), chosen)) from None
 
 
 def _by_hydra(overrides: list[str], config_dir: str | None) -> Composed:
@@ -226,7 +212,7 @@ def _checked(composed: Composed, overrides: Sequence[str], config_dir: str | Non
     except OmegaConfBaseException as error:
         raise Refused(f"{getattr(error, 'full_key', '')}: {first_line(error)}") from None
     root = options.signature("dpo_lab.config.Root").knobs
-    known = [*root, *CLOSED, *groups(config_dir)]
+    known = [*root, *CLOSED, *defaults()]
     for key in plain:
         if key not in known:
             raise Refused(f"unknown option {key}{did_you_mean(str(key), known)}")
@@ -243,9 +229,10 @@ def _checked(composed: Composed, overrides: Sequence[str], config_dir: str | Non
         _check_calls(node, group)
         nodes[group] = node
     name = plain["name"] or f"{choices['data']}-{choices['loss']}"
-    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+    if not re.fullmatch(r"[\w.+-]{1,100}", name) or name.startswith("."):
         raise Refused(
-            f"name={name}: a name holds letters, digits and . + - _ only; it names a folder"
+            f"name={shown(name)}: it names a folder, so it holds up to 100 letters, digits "
+            "and . + - _ only"
         )
     config = Config(
         name=name,

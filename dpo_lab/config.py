@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from dpo_lab.ranges import Count, NonNegative, Positive
+from dpo_lab.ranges import Count, Positive, Range, Seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Root:
     """The run as a whole."""
 
     name: str | None = None
-    seed: Annotated[int, NonNegative] = 0
+    seed: Annotated[int, Seed] = 0
     layout: Literal["shared", "packed", "padded"] = "shared"
     outputs_dir: str = "outputs"
     cache_dir: str | None = None
@@ -45,7 +45,7 @@ class Train:
 class Tokens:
     """From text to token ids."""
 
-    max_length: Annotated[int, Count] = 512
+    max_length: Annotated[int, Range(ge=2)] = 512
     truncation: Literal["keep_start", "keep_end"] = "keep_end"
     chat_template: str | None = None
 
@@ -63,7 +63,7 @@ class Checkpoint:
     """What is kept of a run that may be stopped."""
 
     every: Annotated[int | None, Count] = None
-    keep: Annotated[int, Count] = 2
+    keep: Annotated[int, Range(ge=2)] = 2
     keep_best: bool = False
     metric: Literal[
         "eval/loss", "eval/rewards/accuracies", "eval/rewards/margins", "world/optimal_share"

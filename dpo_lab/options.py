@@ -23,6 +23,14 @@ from dpo_lab.errors import Refused
 from dpo_lab.ranges import Range
 from dpo_lab.spelling import did_you_mean
 
+_WORDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "str": "text",
+    "list[str]": "a list of texts such as [a, b]",
+    "dict[str, str]": "texts by name such as {a: b}",
+}
 _SCALARS = {"float": float, "int": int, "bool": bool, "str": str, "Any": Any}
 
 
@@ -37,6 +45,14 @@ class Knob:
     range: Range | None
     choices: tuple[str, ...]
     default: Any
+
+    @property
+    def expected(self) -> str:
+        """What a value may be, in words: `a whole number >= 1 or null`."""
+        plain = self.text.removesuffix(" | None")
+        words = f"one of {', '.join(self.choices)}" if self.choices else _WORDS.get(plain, plain)
+        limits = f" {self.range}" if self.range and str(self.range)[0] in "<>" else ""
+        return words + limits + (" or null" if self.optional else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +270,13 @@ def _check_value(value: Any, name: str, knob: Knob) -> None:
     if value == "???":
         raise Refused(f"{name} is needed and has no default; type {name}=VALUE")
     if value is None and not knob.optional:
-        raise Refused(f"{name} must be {knob.text}, got null")
+        raise Refused(f"{name} must be {knob.expected}, got null")
+    if isinstance(value, str) and not value.strip():
+        raise Refused(f"{name} must be {knob.expected}, got nothing")
     if knob.range is None or value is None:
         return
     values = value if isinstance(value, list) else [value]
     values = list(value.values()) if isinstance(value, dict) else values
     for number in values:
         if not knob.range.holds(number):
-            raise Refused(f"{name} must be {knob.range}, got {number}")
+            raise Refused(f"{name} must be {knob.range}, got {str(number)[:80]}")

@@ -30,21 +30,13 @@ class Range:
         )
 
     def __str__(self) -> str:
-        low = (
-            f"> {self.gt:g}"
-            if self.gt is not None
-            else f">= {self.ge:g}"
-            if self.ge is not None
-            else ""
-        )
-        high = (
-            f"< {self.lt:g}"
-            if self.lt is not None
-            else f"<= {self.le:g}"
-            if self.le is not None
-            else ""
-        )
-        return " and ".join(side for side in (low, high) if side) or "a finite number"
+        bounds = ((">", self.gt), (">=", self.ge), ("<", self.lt), ("<=", self.le))
+        sides = [f"{sign} {_shown(bound)}" for sign, bound in bounds if bound is not None]
+        return " and ".join(sides) or "a finite number"
+
+
+def _shown(bound: float) -> str:
+    return "2**63" if bound == 2**63 else f"{bound:g}"
 
 
 Finite = Range()
@@ -54,6 +46,7 @@ Share = Range(ge=0, le=1)
 Dropout = Range(ge=0, lt=1)
 Smoothing = Range(ge=0, lt=0.5)
 Count = Range(ge=1)
+Seed = Range(ge=0, lt=2**63)
 
 NAMED = {
     "Finite": Finite,
@@ -63,6 +56,7 @@ NAMED = {
     "Dropout": Dropout,
     "Smoothing": Smoothing,
     "Count": Count,
+    "Seed": Seed,
 }
 
 

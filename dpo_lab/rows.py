@@ -6,9 +6,10 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from dpo_lab.spelling import nearest
 
 SHORT = 60
 RAW = 2000
@@ -55,7 +56,7 @@ def names_of(columns: Iterable[str]) -> str:
 
 def near(word: str, names: Iterable[str]) -> str:
     """`; did you mean chosn?` where a name is near, else nothing."""
-    found = get_close_matches(word, list(names)[:2000], n=3, cutoff=0.6)
+    found = nearest(word, list(names)[:2000], 3)
     return (
         f"; did you mean {' or '.join(ascii(name)[1:-1][:80] for name in found)}?" if found else ""
     )

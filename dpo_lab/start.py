@@ -14,7 +14,7 @@ from dpo_lab.loader import Loader
 from dpo_lab.loop import Effects, Plan, State, fit
 from dpo_lab.objective import Objective
 from dpo_lab.policy import Policy
-from dpo_lab.ranges import Count, NonNegative, Positive, exclusive
+from dpo_lab.ranges import Count, NonNegative, Positive, Seed, exclusive
 
 Progress = Callable[[int, int, float], None]
 
@@ -36,7 +36,7 @@ def sft(
     lr: Annotated[float, Positive],
     warmup_steps: Annotated[int, NonNegative],
     max_grad_norm: Annotated[float | None, Positive],
-    seed: Annotated[int, NonNegative],
+    seed: Annotated[int, Seed],
 ) -> None:
     """Fine-tune in place by maximum likelihood on the chosen answers of `rows`, with the one loop.
 

@@ -25,7 +25,7 @@ def compose_all(lists: Sequence[Sequence[str]], config_dir: str | None = None) -
     common: dict[tuple[str, ...], compose.Composed] = {}
     configs = []
     for overrides in lists:
-        parsed = compose._parse(overrides)
+        parsed = compose.typed(overrides, config_dir)
         values = [item for item in parsed if _is_value(item, groups)]
         choices = [item for item in parsed if item not in values]
         try:
@@ -33,7 +33,7 @@ def compose_all(lists: Sequence[Sequence[str]], config_dir: str | None = None) -
                 raise NotImplementedError
             words = tuple(str(item.input_line) for item in choices)
             if words not in common:
-                common[words] = _choose(choices, words, config_dir)
+                common[words] = compose.choose(choices, words, config_dir)
             job = copy.deepcopy(common[words])
             for item in values:
                 OmegaConf.update(job.config, item.key_or_group, item.value(), merge=True)
@@ -53,12 +53,3 @@ def _is_choice(item: Override, groups: dict[str, list[str]]) -> bool:
     """Whether an override chooses an option of a group."""
     plain = item.type == OverrideType.CHANGE and item.package is None
     return plain and item.key_or_group in groups
-
-
-def _choose(
-    choices: Sequence[Override], words: Sequence[str], config_dir: str | None
-) -> compose.Composed:
-    """The config with these choices and no value set; it is not checked yet."""
-    preset = compose._preset(choices, config_dir)
-    compose.register([*compose._chosen(choices), *compose._implied(preset)], config_dir)
-    return compose._compose([*preset, *words], config_dir)

@@ -72,7 +72,7 @@ def test_a_loss_shows_up_is_checked_and_trains(mine):
     assert "squared" in dpo_lab(mine, "--help").stdout
     for word, says in (
         ("loss.betta=1", "did you mean loss.beta?"),
-        ("loss.beta=x", "loss.beta must be float, got x"),
+        ("loss.beta=x", "loss.beta must be a number > 0, got x"),
         ("loss.beta=-1", "loss.beta must be > 0, got -1.0"),
         ("reference=none", "loss=squared compares with a reference"),
     ):

@@ -80,7 +80,7 @@ def test_a_missing_module_is_named():
         ({"beta": 1.0, "gama": 1}, r"unknown option loss.gama; did you mean loss.gamma\?"),
         ({"beta": 0.0, "gamma": None}, "loss.beta must be > 0, got 0.0"),
         ({"beta": float("nan"), "gamma": None}, "loss.beta must be > 0, got nan"),
-        ({"beta": None, "gamma": None}, "loss.beta must be float, got null"),
+        ({"beta": None, "gamma": None}, "loss.beta must be a number > 0, got null"),
         ({"beta": "???", "gamma": None}, "loss.beta is needed"),
         ({"gamma": None}, "loss.beta was removed"),
         ({"beta": 1.0, "gamma": 1.0, "ratio": 2.0}, "exclude each other"),
