@@ -34,6 +34,7 @@ class Real:
 
     - `common`: words in place of the experiment's; `sweeps`: words of single sweeps, likewise.
     - `parameters`, `pairs`, `tokens`: of the model, of the data, of a pair; `note`: what else.
+    - `drop`: keys of words that mean nothing there.
     """
 
     common: list[str]
@@ -41,6 +42,7 @@ class Real:
     pairs: float
     tokens: float
     sweeps: dict[str, list[str]] = field(default_factory=dict)
+    drop: list[str] = field(default_factory=list)
     note: str = ""
 
     @property
@@ -96,9 +98,13 @@ class Experiment:
         """Every sweep as overrides for real data."""
         if self.real is None:
             raise Refused(f"{self.name} says nothing of real data; {self.path} has no `real`")
+        drop = self.real.drop
         return {
             name: merged(
-                [f"name={self.name}"], self.real.common, own, self.real.sweeps.get(name, [])
+                [f"name={self.name}"],
+                self.real.common,
+                [word for word in own if word.partition("=")[0] not in drop],
+                self.real.sweeps.get(name, []),
             )
             for name, own in self.sweeps.items()
         }

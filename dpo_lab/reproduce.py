@@ -123,12 +123,10 @@ def perform(experiment: Experiment, asked: Asked) -> int:
     quick = "--quick" in asked.flags
     words = experiment.words(quick, asked.overrides)
     count = sum(map(_combinations, words.values()))
-    print(
-        f"{experiment.title}: {experiment.paper}, {experiment.figure}\n"
-        f"{'quick form' if quick else 'full form'}: {count} runs in {len(words)} sweeps, about "
-        f"{experiment.seconds:g} s each on one core",
-        flush=True,
-    )
+    print(f"{experiment.title}: {experiment.paper}, {experiment.figure}")
+    form = "quick form" if quick else "full form"
+    each = f"{count} runs in {len(words)} sweeps, about {experiment.seconds:g} s each on one core"
+    print(f"{form}: {each}" if words else "nothing to train", flush=True)
     done: Runs = {}
     desk = Desk()
     while len(done) < len(words):
