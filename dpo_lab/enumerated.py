@@ -41,6 +41,18 @@ def end(run: Run, world: World) -> np.ndarray:
     return leaf_logps(_assembly(run)._other(str(run.folder / "final")), world)
 
 
+def conditionals_of(run: Run, world: World, start: bool = False) -> list[np.ndarray]:
+    """Next-token log-probabilities of a run's final policy, or of its start, after every prefix.
+
+    As `worlds.enumeration.conditionals`.
+    """
+    from dpo_lab.worlds.enumeration import conditionals
+
+    assembly = _assembly(run)
+    policy = assembly.policy() if start else assembly._other(str(run.folder / "final"))
+    return conditionals(policy, world)
+
+
 def _assembly(run: Run) -> Assembly:
     from dpo_lab.assembly import Assembly
     from dpo_lab.cache import Cache

@@ -1,6 +1,7 @@
 """Distance to the closed-form optimum against the number of pairs. See data_scaling.yaml."""
 
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,7 +19,7 @@ def figure(runs):
     order = [*sizes]
     checks = [
         above(f"KL with {one:,} pairs", distance[one], f"with {more:,}", distance[more])
-        for one, more in zip(order, order[1:], strict=False)
+        for one, more in pairwise(order)
     ]
     checks.append(within(f"correlation with {order[-1]:,} pairs", agreement[order[-1]], 0.9, 1))
     rows = [
