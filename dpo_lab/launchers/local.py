@@ -220,6 +220,6 @@ def _gone(pid: int | None) -> None:
     while pid is not None and time.monotonic() < until:
         try:
             os.kill(pid, 0)
-        except ProcessLookupError:
+        except OSError:  # or it is somebody else's by now
             return
         time.sleep(0.02)

@@ -17,6 +17,7 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from contextlib import suppress
@@ -105,12 +106,12 @@ class Server:
             from dpo_lab.launchers.worker import child
 
             os._exit(child(order, self.life))
-        orders, ours = os.pipe()
-        os.write(ours, pickle.dumps(order))  # some kilobytes: a pipe holds them
-        os.close(ours)
-        for end in (orders, self.life):
+        orders = tempfile.TemporaryFile()  # noqa: SIM115  (the new program reads and closes it)
+        pickle.dump(order, orders)
+        orders.seek(0)
+        for end in (orders.fileno(), self.life):
             os.set_inheritable(end, True)
-        words = ["-P", "-m", "dpo_lab.launchers.worker", str(orders), str(self.life)]
+        words = ["-P", "-m", "dpo_lab.launchers.worker", str(orders.fileno()), str(self.life)]
         os.execv(sys.executable, [sys.executable, *words])
 
     def pass_on(self, number: int, sign: int) -> None:
@@ -123,11 +124,11 @@ class Server:
     def reap(self) -> None:
         """Tell of every child that has ended, and end what it has left behind."""
         for number, pid in list(self.children.items()):
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if found:
-                del self.children[number]
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)
+                    os.killpg(pid, signal.SIGKILL)  # as long as nobody else can have the number
+                _, status = os.waitpid(pid, 0)
+                del self.children[number]
                 self._tell(number, pid, status)
 
     def end(self) -> None:

@@ -7,6 +7,7 @@ code as plain processes on this machine.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -14,13 +15,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from dpo_lab.allocator import keep_freed_memory
 from dpo_lab.config import Config
-from dpo_lab.errors import Refused, Stopped
-from dpo_lab.folder import RunFolder, read_json
-from dpo_lab.launchers.job import Job, Launcher, Order, Verdict, settle
+from dpo_lab.errors import InUse, Refused, Stopped
+from dpo_lab.folder import LOOKED_AT, RunFolder
+from dpo_lab.launchers.job import Job, Launcher, Order, Verdict, settle, told
 from dpo_lab.ranges import Count, NonNegative, Positive
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Slurm:
         self.notice = notice
         self.handles: dict[int, tuple[Job, submitit.Job[int]]] = {}
         self.verdicts: dict[int, Verdict] = {}
+        self.ended: list[Job] = []  # those that did not come as far as the queue
 
     def free(self) -> int:
         """All there are: they go into the queue together."""
@@ -110,11 +112,11 @@ class Slurm:
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Submit these jobs as one array."""
-        tasks = []
+        tasks, queued = [], []
         for job in jobs:
-            with closing(RunFolder.existing(job.folder)) as held:
-                held.status("running", reason=QUEUED)
-            job.state, job.began = "running", time.time()
+            if not self._queue(job):
+                self.ended.append(job)
+                continue
             order = Order(
                 number=job.number,
                 folder=job.folder.absolute(),
@@ -125,8 +127,35 @@ class Slurm:
                 path=sys.path,
             )
             tasks.append(Task(order, self.notice))
-        for job, handle in zip(jobs, self.executor.submit_array(tasks), strict=True):
+            queued.append(job)
+        try:
+            handles = self.executor.submit_array(tasks) if tasks else []
+        except (RuntimeError, OSError) as error:  # sbatch did not take them
+            verdict = Verdict("failed", f"not submitted: {' '.join(str(error).split())}")
+            for job in queued:
+                settle(job, "", None, verdict)
+            self.ended += queued
+            return
+        for job, handle in zip(queued, handles, strict=True):
             self.handles[job.number] = job, handle
+
+    def _queue(self, job: Job) -> bool:
+        """Say in the folder that the job waits; False where another process has the folder."""
+        job.began = time.time()
+        try:
+            with closing(RunFolder.existing(job.folder, LOOKED_AT)) as held:
+                if told(job.folder / "status.json").get("state") == "done":  # meanwhile
+                    job.state = "finished"
+                    return False
+                held.status("running", reason=QUEUED)
+        except InUse as refused:
+            job.state, job.reason = "in use", str(refused)
+            return False
+        except (Refused, OSError) as error:
+            job.state, job.reason = "failed", str(error)
+            return False
+        job.state = "running"
+        return True
 
     def stop(self, job: Job, reason: str) -> None:
         """Take a job out of the queue, or off its node."""
@@ -135,8 +164,9 @@ class Slurm:
 
     def poll(self, seconds: float) -> list[Job]:
         """The jobs that have ended since the last call; waits for `seconds`."""
-        time.sleep(seconds)
-        ended = []
+        ended, self.ended = self.ended, []
+        if not ended:
+            time.sleep(seconds)
         for number, (job, handle) in list(self.handles.items()):
             if handle.done():
                 ending = f"{handle.state.lower()} before it was done, see {handle.paths.stderr}"
@@ -166,9 +196,16 @@ class Task:
         keep_freed_memory()
         from dpo_lab.launchers.worker import work
 
-        requeue: Any = signal.getsignal(signal.SIGUSR2)  # what submitit does when time is up
+        theirs: Any = signal.getsignal(signal.SIGUSR2)  # what submitit does when time is up
         idle = signal.getsignal(signal.SIGTERM)
         called: list[int] = []
+
+        def requeue(number: int, frame: FrameType | None) -> NoReturn:
+            try:
+                theirs(number, frame)
+            except SystemExit as end:  # the run must not take it for a failure of its own
+                os._exit(int(end.code or 0) & 0xFF)
+            raise AssertionError("submitit ends a job that it has put back into the queue")
 
         def save_first(number: int, frame: FrameType | None) -> None:
             called.append(number)
@@ -187,7 +224,7 @@ class Task:
         if status == 143 and called:
             requeue(called[0], None)
         if status != 0:
-            reason = read_json(self.order.folder / "status.json").get("reason")
+            reason = told(self.order.folder / "status.json").get("reason")
             raise Stopped(f"{self.order.folder}: {reason}")
         return status
 

@@ -15,10 +15,10 @@ import torch
 
 from dpo_lab.cache import Cache
 from dpo_lab.errors import Interrupted, Refused, Stopped
-from dpo_lab.folder import RunFolder
+from dpo_lab.folder import LOOKED_AT, RunFolder
 from dpo_lab.identity import identity
 from dpo_lab.intake import prepare, read
-from dpo_lab.launchers.job import PRINTED, Order
+from dpo_lab.launchers.job import PRINTED, Order, told
 from dpo_lab.run import run
 
 
@@ -56,8 +56,10 @@ def _run(order: Order) -> None:
         if identity(config, intake) != order.identity:
             raise Refused("the data or the model's files have changed since the sweep was started")
     except BaseException as error:
-        with closing(RunFolder.existing(order.folder)) as held:
-            held.status("failed", reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        with closing(RunFolder.existing(order.folder, LOOKED_AT)) as held:
+            if told(order.folder / "status.json").get("state") != "done":  # by another, meanwhile
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                held.status("failed", reason=reason)
         raise
     run(config, intake, cache, order.folder, quiet=True)
 
