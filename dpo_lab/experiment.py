@@ -60,8 +60,9 @@ class Experiment:
 
     - `seconds`: of one run on one core.
     - `sweeps`: the words of each, as one would type them after `dpo-lab -m`.
-    - `quick`: words in place of the ones with the same key: under `common` of all sweeps, else of
-      the one they stand under; null leaves a sweep out.
+    - `common`: words of every sweep; its own with the same key count more.
+    - `quick`: words in place of those of `common`, or of the sweep they stand under; null leaves a
+      sweep out.
     """
 
     name: str
@@ -85,8 +86,8 @@ class Experiment:
             name: merged(
                 [f"name={self.name}"],
                 self.common,
-                own,
                 said.get("common") or [],
+                own,
                 said.get(name) or [],
                 more,
             )
