@@ -116,11 +116,12 @@ class Job:
             state = self._assemble()
         torch.manual_seed(self.config.seed)  # whether the start was trained just now or found
         self._write_record()
-        self._restore(state)
-        self._look_for_room(state)
+        self.log = MetricsLog(self.folder / "metrics.jsonl", self.display.say)
         run = {"folder": str(self.folder), "name": self.folder.name, "config": self.config.plain}
-        self.log.follower = follow(bind(self.config.nodes["logger"]), run, self.display.say)
         try:
+            self._restore(state)
+            self._look_for_room(state)
+            self.log.follower = follow(bind(self.config.nodes["logger"]), run, self.display.say)
             finished = self._train(state)
         except BaseException:
             self.log.close(failed=True)
@@ -260,7 +261,6 @@ class Job:
 
     def _restore(self, state: State) -> None:
         """Go on from the newest whole checkpoint; from the beginning where none was made yet."""
-        self.log = MetricsLog(self.folder / "metrics.jsonl", self.display.say)
         folder = self.folder / "checkpoints"
         path = checkpoint.latest(folder, self.record["identity"], self.display.say)
         if path is None:

@@ -1,0 +1,97 @@
+"""R1: killed at random moments and at named places, then resumed: bit for bit the same run."""
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+from survival import SAVED, SETTINGS, STEPS, VARIANTS, Bench, differences, leftovers, logged, whole
+
+from dpo_lab.faults import PLACES
+
+ID = "R1"
+SEED = random.SystemRandom().randrange(2**32)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    bench = Bench(tmp_path_factory.mktemp("kill"))
+    bench.whole = {variant: bench.run(*words) for variant, words in VARIANTS.items()}
+    return bench
+
+
+def lasted(folder: Path) -> float:
+    """Seconds from the first word of a run's folder to its last."""
+    return max(0.3, (folder / "status.json").stat().st_mtime - (folder / ".lock").stat().st_mtime)
+
+
+def killed(bench, words, before, wait=None, fault="") -> Path | None:
+    """Start, and have it killed; the folder where that happened, None where it came too late."""
+    process = bench.start(*words, DPO_LAB_FAULT=fault)
+    resumed = [word.partition("=")[2] for word in words if word.startswith("train.resume=")]
+    folder = Path(resumed[0]) if resumed else bench.appeared(before, process)
+    if wait is not None and folder is not None:
+        if resumed:  # until it holds the folder again
+            began = (folder / "status.json").stat().st_mtime_ns
+            while process.poll() is None and began == (folder / "status.json").stat().st_mtime_ns:
+                time.sleep(0.005)
+        time.sleep(wait)
+        process.kill()
+    process.communicate(timeout=300)
+    return folder if process.returncode == -9 else None
+
+
+def lost(folder: Path) -> list[str]:
+    """Checkpoints that must be there by what is logged and are not: the two newest ones."""
+    done = (logged(folder) - 1) // SAVED * SAVED
+    due = [step for step in (done, done - SAVED) if step > 0]
+    there = whole(folder)
+    return [f"step {step} is lost" for step in due if step not in there and max(there) <= step]
+
+
+def plans(draw: random.Random) -> list[list[str]]:
+    """15 runs with 1, 2 or 3 kills each; every place at least twice. The end comes last."""
+    todo = [*PLACES, *PLACES, *draw.choices(PLACES, k=30 - 2 * len(PLACES))]
+    draw.shuffle(todo)
+    cut = []
+    for times in [1, 2, 3] * 5:
+        some, todo = todo[:times], todo[times:]
+        some = [f"{place}:{1 if 'export' in place else draw.randint(1, 2)}" for place in some]
+        cut.append(sorted(some, key=lambda fault: fault.startswith("export")))
+    return cut
+
+
+@pytest.mark.parametrize("way", ["moments", "places"])
+def test_r1(bench, tally, way):
+    draw = random.Random(f"{SEED} {way}")
+    print(f"seed {SEED}")
+    for number, plan in enumerate(plans(draw)):
+        variant = draw.choice(list(VARIANTS))
+        before, folder, told, problems = set(bench.runs()), None, [], []
+        while len(told) < len(plan):
+            words = [f"train.resume={folder}"] if folder else [*SETTINGS, *VARIANTS[variant]]
+            left = 1 - (max(whole(folder), default=0) if folder else 0) / STEPS
+            wait = draw.uniform(0, lasted(bench.whole[variant]) * max(left, 0.2))
+            fault = plan[len(told)]
+            struck = (
+                killed(bench, words, before, wait=wait)
+                if way == "moments"
+                else killed(bench, words, before, fault=fault)
+            )
+            if struck is None:  # it was done before: begin again with another moment
+                assert way == "moments", f"{fault} was not passed after {told}"
+                before, folder, told, problems = set(bench.runs()), None, [], []
+                continue
+            folder = struck
+            told.append(fault if way == "places" else f"after {wait:.2f} s")
+            problems += lost(folder)
+        at = max(whole(folder), default=0)
+        status, said = bench.go(f"train.resume={folder}")
+        if status:
+            problems.append(f"status {status}: {said[-300:]}")
+        else:
+            problems += differences(folder, bench.whole[variant]) + leftovers(folder)
+            if at and f"continuing {folder} after step {at}" not in said:
+                problems.append(f"did not go on after step {at}: {said}")
+        for what in told:
+            tally(not problems, f"{variant} run {number}, killed {told} ({what}): {problems}")
