@@ -1,0 +1,102 @@
+"""Every experiment that is shipped: it says what it must, composes in all its forms, and draws."""
+
+import subprocess
+import sys
+
+import pytest
+
+from dpo_lab import experiment as experiments
+from dpo_lab.compose import compose, jobs
+from dpo_lab.errors import Refused
+
+NAMES = [*experiments.names()]
+TRAINED = [name for name in NAMES if experiments.load(name).sweeps]
+# runs as small as this draw everything; what is claimed then holds by chance or not at all
+SMALL = (
+    "data=world_nano data.depth=3 data.pairs=200 data.eval_pairs=60 data.sft_rows=200 "
+    "start.steps=4 start.batch_size=32 train.steps=3 train.batch_size=16 "
+    "schedule.warmup_steps=1 launcher.jobs=2"
+).split()
+
+
+def first(words: list[str]) -> list[str]:
+    """The overrides of the first job of a sweep."""
+    return jobs([experiments.placeholder(word) for word in words])[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_what_it_must(name):
+    one = experiments.load(name)
+    for text in (one.title, one.paper, one.figure, one.claim, one.expect):
+        assert isinstance(text, str) and text.strip()
+    assert one.path.with_suffix(".py").is_file()
+    assert one.path.read_text().startswith("# ")
+    assert all({"what", "value", "source", "verified"} == set(fact) for fact in one.facts)
+    if one.sweeps:
+        assert one.seconds > 0
+        full, quick = (
+            sum(len(jobs([experiments.placeholder(word) for word in words])) for words in form)
+            for form in (one.words().values(), one.words(quick=True).values())
+        )
+        assert 0 < quick <= 30 and quick < full <= 300
+
+
+def test_rankings_stand_on_five_seeds_in_the_full_form():
+    for name in TRAINED:
+        for sweep, words in experiments.load(name).words().items():
+            seeds = [word for word in words if word.startswith("seed=")]
+            assert seeds in (["seed=0,1,2,3,4"], ["seed=100"]), f"{name}: {sweep}"
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_longest_sweep_composes_in_every_form(name):
+    one = experiments.load(name)
+    sweep = max(one.sweeps, key=lambda key: len(one.sweeps[key]))
+    for words in (one.words()[sweep], one.real_words()[sweep]):
+        config = compose(first(words))
+        assert config.name == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_all_sweeps_compose_in_every_form(name):
+    one = experiments.load(name)
+    for form in (one.words(), one.words(quick=True), one.real_words()):
+        for words in form.values():
+            for job in jobs([experiments.placeholder(word) for word in words]):
+                compose(job)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_and_draws(name, tmp_path):
+    words = [*SMALL, f"outputs_dir={tmp_path}"] if name in TRAINED else [f"outputs_dir={tmp_path}"]
+    small = [word for word in words if not word.startswith(KEPT.get(name, ("-",)))]
+    done = subprocess.run(
+        [sys.executable, "-m", "dpo_lab", "reproduce", name, "--quick", *small],
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "verdict" in done.stdout
+    for kind in ("png", "svg", "csv", "json"):
+        assert (tmp_path / name / f"{name}-quick.{kind}").stat().st_size > 200
+    if name in TRAINED:
+        again = subprocess.run(
+            [sys.executable, "-m", "dpo_lab", "reproduce", name, "--quick", *small],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert "begins" not in again.stderr and "all done before" in again.stdout
+        assert again.stdout.split("claim")[1] == done.stdout.split("claim")[1]
+
+
+# words of SMALL that would take the place of what an experiment varies
+KEPT = {"data_scaling": ("data.pairs", "train.steps", "train.batch_size")}
+
+
+def test_an_unknown_one_is_named():
+    with pytest.raises(Refused, match="did you mean dpo_frontier"):
+        experiments.load("dpo_fronteer")
