@@ -86,3 +86,13 @@ def test_log_softmax_of_bfloat16_logits_is_float32():
     assert exact.dtype == torch.float64
     for part, whole in zip(ours.split(100), exact.split(100), strict=True):
         assert abs(part.double().sum() - whole.sum()) < 0.02
+
+
+def test_full_logits_in_bfloat16_are_not_rounded_again():
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(200, 5000, generator=generator)).bfloat16()
+    targets = torch.randint(5000, (200,), generator=generator)
+    ours = gather_logps(logits, targets)
+    assert ours.dtype == torch.float32
+    exact = gather_logps(logits.double(), targets)
+    assert (ours.double() - exact).abs().max() < 1e-5
