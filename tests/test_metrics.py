@@ -43,3 +43,18 @@ def test_the_loss_of_sft_is_divided_by_tokens():
 
 def _single():
     return (Logps(torch.tensor([-6.0, -4.0]), torch.tensor([12, 8])),)
+
+
+def test_log_ratios_are_against_the_start_whatever_the_reference():
+    tokens = torch.ones(2, dtype=torch.long)
+    policy, moved, start = (
+        Pair(Logps(torch.tensor([-3.0, -4.0]) * scale, tokens), Logps(-tokens * scale, tokens))
+        for scale in (1.0, 2.0, 4.0)
+    )
+    zeros = torch.zeros(2)
+    meter = Meter()
+    meter.add(Outcome(Scores(zeros, zeros, zeros), policy, moved, start), 2)
+    read = meter.read("")
+    assert read["ref_logps/chosen"] == -7.0 and read["ref_logps/rejected"] == -2.0
+    assert read["logratios/chosen"] == 10.5 and read["logratios/rejected"] == 3.0
+    assert read["logratios/margins"] == 7.5
