@@ -103,13 +103,16 @@ def wandb(
     project: str,
     entity: str | None = None,
     group: str | None = None,
-    job_type: str | None = None,
+    job_type: str | None = "train",
     tags: list[str] = [],  # noqa: B006  (read as a literal, never changed)
     mode: Literal["offline", "online"] = "offline",
 ) -> Follower:
     """Weights & Biases, offline unless asked; `wandb sync FOLDER/wandb/offline-*` uploads later.
 
-    - `run`: `folder`, `name` and the whole resolved `config` of the run.
+    - `run`: `folder`, `name` and the whole resolved `config` of the run. The name is that of its
+      folder, so in a sweep it says what differs.
+    - `group`, `job_type`, `tags`: how W&B sorts the run; `jobs` gives those of a sweep one group.
+    - `project`, `entity`: where it belongs. `mode`: whether it is uploaded while it trains.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_START_METHOD", "thread")
