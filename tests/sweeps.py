@@ -1,5 +1,6 @@
 """Sweeps small enough for tests, and a loss that can go wrong in every way."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -81,6 +82,16 @@ how: raise
 wait: 0.0
 """
 
+# how a job goes wrong -> what the sweep says of it
+REASONS = {
+    "raise": "ArithmeticError: this loss is broken",
+    "exit": "SystemExit: 3",
+    "kill": "killed by SIGKILL",
+    "memory": "can't allocate memory",
+    "file": "File too large",
+    "hang": "ran longer than launcher.timeout=",
+}
+
 
 def write_faulty(folder: Path) -> Path:
     """A `--config-dir` with `loss=faulty`."""
@@ -107,11 +118,13 @@ def do(launcher, words: list[str], config_dir: Path | None = None) -> list[Job]:
     return jobs
 
 
-def command(*words: str, config_dir: Path | None = None, **more) -> subprocess.Popen:
+def command(
+    *words: str, config_dir: Path | None = None, usual: list[str] = NANO, **more
+) -> subprocess.Popen:
     """`dpo-lab -m` in a process of its own."""
     where = ["--config-dir", str(config_dir)] if config_dir else []
     return subprocess.Popen(
-        [sys.executable, "-m", "dpo_lab", "-m", *NANO, *words, *where],
+        [sys.executable, "-m", "dpo_lab", "-m", *usual, *words, *where],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -137,7 +150,18 @@ def until(condition, seconds: float = 60):
 
 def assembled(folder: Path) -> bool:
     """Whether a run has its objects and comes to its loss now."""
-    return "steps" in read_json(folder / "status.json")
+    status = read_json(folder / "status.json")
+    return status.get("state") == "running" and "steps" in status
+
+
+def files(*folders: Path) -> dict[str, tuple[str, int]]:
+    """Content and time of every file."""
+    return {
+        str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def alive(pid: int) -> bool:

@@ -10,7 +10,7 @@ from sweeps import NANO
 from dpo_lab.errors import Refused
 from dpo_lab.folder import RunFolder, write_json
 from dpo_lab.identity import folder_digest
-from dpo_lab.jobs import Desk, claim, expand, folder_name, labels, look
+from dpo_lab.jobs import Desk, claim, expand, folder_name, labels, look, make_parent
 from dpo_lab.launchers.job import PRINTED, Verdict, ending_of, settle
 
 
@@ -129,11 +129,24 @@ def test_a_folder_in_use_is_refused_with_the_pid(job):
     assert claim(other) and other.folder == job.folder
 
 
-def test_a_folder_that_cannot_be_made(job, tmp_path):
+def test_a_folder_that_cannot_be_made_is_said_at_once_or_by_its_job(job, tmp_path):
     (tmp_path / "file").write_text("")
     config = dataclasses.replace(job.config, outputs_dir=str(tmp_path / "file"))
     with pytest.raises(Refused, match="outputs_dir="):
-        claim(dataclasses.replace(job, config=config))
+        make_parent(config)
+    other = dataclasses.replace(job, config=config)
+    assert not claim(other) and other.state == "failed" and "outputs_dir=" in other.reason
+
+
+def test_a_damaged_folder_stops_no_sweep(job):
+    assert claim(job)
+    for name in ("status.json", "record.json"):
+        (job.folder / name).write_text("{")
+        assert claim(job)  # the run itself says that it cannot go on
+    (job.folder / ".lock").unlink()
+    (job.folder / ".lock").mkdir()
+    assert not claim(job)
+    assert job.state == "failed" and "Is a directory" in job.reason
 
 
 TIMEOUT = Verdict("failed", "ran longer than launcher.timeout=1 s")
@@ -174,6 +187,32 @@ def test_the_last_words_of_a_job_that_died_are_its_reason(job):
     (job.folder / PRINTED).write_text("a traceback\nterminate called: std::bad_alloc\n\n")
     settle(job, "killed by SIGABRT", 7)
     assert job.reason == "killed by SIGABRT: terminate called: std::bad_alloc"
+
+
+def test_words_of_an_earlier_process_are_not_taken_for_this_ones(job):
+    """Even where it had the same number."""
+    assert claim(job)
+    write_json(job.folder / "status.json", {"state": "failed", "pid": 7, "reason": "no"})
+    (job.folder / PRINTED).write_text("a traceback\n")
+    assert claim(job)
+    settle(job, "killed by SIGKILL", 7)
+    assert (job.state, job.reason) == ("failed", "killed by SIGKILL")
+    assert claim(job)
+    with (job.folder / PRINTED).open("a") as file:
+        file.write("terminate called\n")
+    settle(job, "killed by SIGABRT", 7)
+    assert job.reason == "killed by SIGABRT: terminate called"
+
+
+def test_a_full_disk_hurts_one_job(job, monkeypatch):
+    def full(self, state, **more):
+        raise OSError(28, "No space left on device")
+
+    assert claim(job)
+    monkeypatch.setattr(RunFolder, "status", full)
+    settle(job, "killed by SIGKILL", 7)
+    assert job.state == "failed" and job.reason.startswith("killed by SIGKILL (and its folder")
+    assert "No space left" in job.reason
 
 
 def test_a_folder_that_another_process_has_is_not_touched(job):

@@ -7,17 +7,16 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from sweeps import NANO, assembled, command, finish, until, write_faulty
+from sweeps import NANO, assembled, command, finish, jobs_of, until, write_faulty
 
 import dpo_lab
 from dpo_lab.compose import compose
 from dpo_lab.errors import Refused
-from dpo_lab.folder import read_json
+from dpo_lab.folder import RunFolder, read_json
 from dpo_lab.launchers import slurm
+from dpo_lab.launchers.slurm import Slurm
 from dpo_lab.options import bind
 from dpo_lab.results import Run
-
-pytest.importorskip("submitit")
 
 
 def test_without_submitit_it_is_said_how_to_get_it(monkeypatch):
@@ -106,7 +105,7 @@ def test_a_preempted_job_comes_to_the_same_weights_as_an_undisturbed_one(tmp_pat
             if '"train", "step": 3' in path.read_text()
         ]
 
-    (folder,) = until(training)
+    (folder,) = until(training, 200)
     first = read_json(folder / "status.json")["pid"]
     os.kill(first, signal.SIGUSR2)  # what SLURM sends when the time is up
     status, out, err = finish(process)
@@ -126,6 +125,39 @@ def test_a_preempted_job_comes_to_the_same_weights_as_an_undisturbed_one(tmp_pat
 
 
 @pytest.mark.slow
+def test_a_job_that_cannot_save_in_time_goes_back_into_the_queue_all_the_same(tmp_path):
+    mine = write_faulty(tmp_path / "mine")
+    words = ["loss=faulty", "loss.how=hang", "loss.beta=0.2", "launcher.notice=3"]
+    process = submit(tmp_path, *words, config_dir=mine)
+    (folder,) = until(lambda: [*filter(assembled, tmp_path.glob("out/*/loss*"))], 200)
+    first = read_json(folder / "status.json")["pid"]
+    (mine / "mended").touch()
+    os.kill(first, signal.SIGUSR2)
+    status, out, err = finish(process)
+    assert status == 0 and "1 done now" in out, err
+    assert read_json(folder / "status.json")["pid"] != first
+
+
+class Cluster:
+    """Takes no jobs."""
+
+    def submit_array(self, tasks):
+        raise RuntimeError("sbatch: error: invalid partition")
+
+
+def test_jobs_that_the_cluster_does_not_take_have_failed(tmp_path):
+    jobs = jobs_of(["seed=1,2,3", f"outputs_dir={tmp_path}"])
+    held = RunFolder.existing(jobs[2].folder)
+    launcher = Slurm(Cluster(), None, 90)
+    launcher.start(jobs)
+    assert launcher.poll(0) == [jobs[2], *jobs[:2]] and not launcher.running()
+    held.close()
+    assert [job.state for job in jobs] == ["failed", "failed", "in use"]
+    assert jobs[0].reason == "not submitted: sbatch: error: invalid partition"
+    assert Run(jobs[0].folder).state == "failed" and str(os.getpid()) in jobs[2].reason
+
+
+@pytest.mark.slow
 def test_ctrl_c_takes_the_jobs_off(tmp_path):
     mine = write_faulty(tmp_path / "mine")
     words = ["loss=faulty", "loss.how=hang", "loss.beta=0.2,0.3"]
@@ -136,7 +168,7 @@ def test_ctrl_c_takes_the_jobs_off(tmp_path):
         begun = [path for path in folders if assembled(path)]
         return begun if len(begun) == 2 else None
 
-    folders = until(both)
+    folders = until(both, 200)
     process.send_signal(signal.SIGINT)
     status, out, _ = finish(process, 60)
     assert status == 130 and "2 stopped" in out

@@ -1,8 +1,6 @@
 """Sweeps as a whole: what is done, what is left alone, and what the end says."""
 
-import hashlib
 import os
-import re
 import signal
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from sweeps import (
     children,
     command,
     end,
+    files,
     finish,
     jobs_of,
     until,
@@ -23,7 +22,10 @@ from sweeps import (
 import dpo_lab
 from dpo_lab import sweep
 from dpo_lab.__main__ import main
+from dpo_lab.cache import Cache
+from dpo_lab.compose import compose
 from dpo_lab.folder import read_json, write_json
+from dpo_lab.intake import prepare, read
 from dpo_lab.live import View
 from dpo_lab.results import Run
 from dpo_lab.sweepers.grid import Grid
@@ -64,15 +66,6 @@ class Puppet:
 
     def close(self):
         assert not self.jobs
-
-
-def files(folder: Path) -> dict[str, tuple[str, int]]:
-    """Content and time of every file."""
-    return {
-        str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_as_many_at_once_as_there_is_room_for(tmp_path):
@@ -135,7 +128,9 @@ def test_a_sweep_again_does_nothing_and_one_value_more_does_one_run(tmp_path, ca
     """Two runs, made by single commands; then a sweep that has them and one more."""
     where = f"outputs_dir={tmp_path}"
     for beta in (0.1, 0.2):
-        dpo_lab.train([*NANO, f"loss.beta={beta}", where])
+        run = dpo_lab.train([*NANO, f"loss.beta={beta}", where])
+        counts = read_json(run.folder / "record.json")["cache"]
+        assert counts["reference_rows_computed"] + counts["reference_rows_cached"] > 100
     before = files(tmp_path)
     assert main(["-m", *NANO, "loss.beta=0.1,0.2", where]) == 0
     assert "2 runs in 0:0" in (out := capsys.readouterr().out) and "2 were done before" in out
@@ -150,63 +145,61 @@ def test_a_sweep_again_does_nothing_and_one_value_more_does_one_run(tmp_path, ca
     assert len(fresh) == 1 and fresh.pop().startswith("loss.beta=0.3-")
 
 
+ROWS = "".join(
+    f'{{"prompt": "say {n}", "chosen": "yes {n}", "rejected": "no {n}"}}\n' for n in range(60)
+)
+WORLD = [*NANO, "train.steps=13"]  # every pair is looked at, whatever the seed
+FILE = [word for word in NANO if not word.startswith("data")]
+FILE += ["data=file", "model.vocab_size=300", "start=sft", "start.epochs=null", "train.epochs=null"]
+
+
 @pytest.mark.slow
-def test_jobs_that_begin_together_share_their_start(tmp_path, monkeypatch):
-    words = [
-        "seed=0,1,2,3",
-        f"outputs_dir={tmp_path / 'out'}",
-        f"cache_dir={tmp_path / 'cache'}",
-        "launcher.jobs=4",
-        "start.steps=40",
-    ]
-    status, out, err = finish(command(*words))
+@pytest.mark.parametrize("words", [WORLD, FILE], ids=["world", "file"])
+def test_jobs_that_begin_together_share_what_is_computed(tmp_path, words):
+    """Then one beta more: nothing is computed again, and its runs alone are done."""
+    (tmp_path / "rows.jsonl").write_text(ROWS)
+    path = [f"data.path={tmp_path / 'rows.jsonl'}"] if words is FILE else []
+    words = [*words, *path, f"cache_dir={tmp_path / 'cache'}", f"outputs_dir={tmp_path / 'out'}"]
+    config = compose(words)
+    rows = prepare(config, read(config), Cache(tmp_path / "another")).rows
+    sides = {(*row.prompt, -1, *sorted([(*row.chosen,), (*row.rejected,)])) for row in rows}
+    swept = ["seed=0,1,2,3", "launcher.jobs=4"]
+    status, out, err = finish(command(*swept, *words, usual=[]))
     assert status == 0, err
-    assert "450 rows tokenised, 1 starts trained, 0 reference rows computed" in out
+    sft = 200 if words[0] == NANO[0] else 0
+    line = f"{len(rows) + sft} rows tokenised, 1 starts trained, {len(sides)} reference rows"
+    assert line in out
     records = [read_json(path) for path in tmp_path.glob("out/*/*/record.json")]
     assert sorted(r["cache"].get("starts_trained", 0) for r in records) == [0, 0, 0, 1]
-    assert len({r["start"] for r in records}) == 1
-
-
-REASONS = {
-    "raise": "ArithmeticError: this loss is broken",
-    "exit": "SystemExit: 3",
-    "kill": "killed by SIGKILL",
-    "memory": "can't allocate memory",
-    "file": "File too large",
-    "hang": "ran longer than launcher.timeout=40 s",
-}
+    assert sum(r["cache"]["reference_rows_computed"] for r in records) == len(sides)
+    assert len({(r["start"], r["start_logps"]) for r in records}) == 1
+    before = files(tmp_path / "out")
+    status, out, err = finish(command("loss.beta=0.1,0.7", *swept, *words, usual=[]))
+    assert status == 0 and "8 runs" in out and "4 were done before, 4 done now" in out, err
+    assert "0 rows tokenised, 0 starts trained, 0 reference rows computed" in out
+    after = files(tmp_path / "out")
+    assert {name: after[name] for name in before} == before
 
 
 @pytest.mark.slow
-def test_six_good_jobs_and_six_faulty_ones(tmp_path):
-    mine = write_faulty(tmp_path / "mine")
-    words = [
-        "loss=faulty",
-        "loss.beta=0.1,0.2",
-        f"loss.how={','.join(REASONS)}",
-        f"outputs_dir={tmp_path / 'out'}",
-        "launcher.jobs=2",
-        "launcher.timeout=40",
-        "launcher.grace=1",
-        "launcher.memory_mb=24000",
-    ]
-    status, out, err = finish(command(*words, config_dir=mine))
-    assert status == 1 and "12 runs" in out and "6 done now, 6 failed" in out, err
-    for how, reason in REASONS.items():
-        told = re.search(rf"failed: loss.beta=0.2,loss.how={how}\n(.*)\n", out)
-        assert told and reason in told[1]
-    good = files(tmp_path / "out")
-    good = {name: what for name, what in good.items() if "beta=0.1" in name}
+def test_two_good_jobs_and_two_faulty_ones(tmp_path):
+    """The twelve of them are in the battery."""
+    mine, out = write_faulty(tmp_path / "mine"), tmp_path / "out"
+    words = ["loss=faulty", "loss.beta=0.1,0.2", "loss.how=raise,kill", f"outputs_dir={out}"]
+    status, said, err = finish(command(*words, "launcher.jobs=2", config_dir=mine))
+    assert status == 1 and "4 runs" in said and "2 done now, 2 failed" in said, err
+    assert said.splitlines()[-1] == "the same command again runs what is missing"
+    lines = said.splitlines()[3:-1]
+    labels = [f"failed: loss.beta=0.2,loss.how={how}" for how in ("raise", "kill")]
+    assert lines[::3] == labels and len(lines) == 6
+    reasons = ["ArithmeticError: this loss is broken", "killed by SIGKILL (out of memory?)"]
+    assert [line.strip() for line in lines[1::3]] == reasons
+    assert "Traceback" not in said + err and len(err.splitlines()) == 8  # begins and ends
+    before = files(*out.glob("*/loss.beta=0.1*"))
     (mine / "mended").touch()
-    status, out, err = finish(command(*words, config_dir=mine))
-    assert status == 0 and "6 were done before, 6 done now" in out, err
-    began = re.findall(r"begins   (\S+)", err)
-    assert sorted(began) == sorted(f"loss.beta=0.2,loss.how={how}" for how in REASONS)
-    after = files(tmp_path / "out")
-    assert {name: what for name, what in after.items() if "beta=0.1" in name} == good
-    assert {run.state for run in map(Run, (tmp_path / "out" / "world_nano-faulty").iterdir())} == {
-        "done"
-    }
+    status, said, err = finish(command(*words, config_dir=mine))
+    assert status == 0 and "2 were done before, 2 done now" in said, err
+    assert files(*out.glob("*/loss.beta=0.1*")) == before
 
 
 def hanging(tmp_path: Path) -> tuple[list[str], Path]:
@@ -262,15 +255,15 @@ def test_a_signal_ends_all_jobs_and_the_next_call_continues(tmp_path, sign, expe
 
 
 @pytest.mark.slow
-def test_many_starts_of_the_same_sweep_share_no_folder(tmp_path):
-    words = ["loss.beta=0.1", f"outputs_dir={tmp_path}", "train.steps=3"]
-    processes = [command(*words) for _ in range(20)]
-    ended = [finish(process) for process in processes]
-    assert [status for status, _, _ in ended].count(0) >= 1
-    for status, out, err in ended:
-        assert "done now" in out or "done before" in out or "in use by process" in out, err
-        assert status == ("in use" in out)
-    (folder,) = tmp_path.glob("*/*")
-    steps = [event["step"] for event in Run(folder).events if event["event"] == "train"]
-    assert Run(folder).state == "done" and steps == [2, 3]
-    assert sum("1 done now" in out for _, out, _ in ended) == 1
+def test_a_signal_ends_jobs_that_train_the_start_or_wait_for_it(tmp_path):
+    words = ["start.steps=1000000", "loss.beta=0.1,0.2", "launcher.jobs=2", "launcher.grace=200"]
+    words += [f"outputs_dir={tmp_path / 'out'}", f"cache_dir={tmp_path / 'cache'}"]
+    process = command(*words)
+    until(lambda: len(list(tmp_path.glob("out/*/*/record.json"))) == 2, 120)
+    until(lambda: list(tmp_path.glob("cache/start/.*")), 60)
+    process.terminate()
+    status, out, _ = finish(process, 60)  # long before the grace is over
+    assert status == 143 and "2 runs" in out and "2 stopped" in out
+    assert not list(tmp_path.glob("cache/start/.*"))
+    said = [read_json(path)["state"] for path in tmp_path.glob("out/*/*/status.json")]
+    assert said == ["stopped", "stopped"]
