@@ -20,7 +20,7 @@ from dpo_lab.identity import identity_of
 from dpo_lab.intake import find_tokenizer, prepare, read
 from dpo_lab.launchers.job import Job, told
 from dpo_lab.source import Source
-from dpo_lab.variants import compose_all
+from dpo_lab.variants import Common, compose_all
 
 _LONGEST = 100  # letters of a folder's name before its hash
 
@@ -30,9 +30,14 @@ def expand(overrides: Sequence[str], config_dir: str | None = None) -> list[Job]
     return jobs_of(jobs(overrides, config_dir), config_dir)
 
 
-def jobs_of(lists: Sequence[Sequence[str]], config_dir: str | None = None) -> list[Job]:
-    """One job for each list of overrides, composed and checked. Raises `Refused`."""
-    configs = compose_all(lists, config_dir)
+def jobs_of(
+    lists: Sequence[Sequence[str]], config_dir: str | None = None, common: Common | None = None
+) -> list[Job]:
+    """One job for each list of overrides, composed and checked. Raises `Refused`.
+
+    - `common`: as in `compose_all`.
+    """
+    configs = compose_all(lists, config_dir, common)
     first = configs[0]
     for config in configs:
         for name in ("launcher", "sweeper"):

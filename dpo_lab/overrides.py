@@ -42,7 +42,7 @@ def values(item: Override, groups: Groups) -> list[str]:
     """The values of one swept override, as they would be typed. Raises `Refused`."""
     text = shown(item.input_line or "")
     if not item.is_discrete_sweep():
-        raise Refused(f"{text}: a range needs a sweeper that searches; list values, or range(0,3)")
+        raise Refused(f"{text}: a range is for a search: add sweeper=optuna, or list values")
     given: Any = item.value()
     if isinstance(given, Glob):
         if item.key_or_group not in groups:

@@ -17,12 +17,19 @@ from omegaconf import OmegaConf
 from dpo_lab import compose
 from dpo_lab.config import Config
 
+Common = dict[tuple[str, ...], compose.Composed]
 
-def compose_all(lists: Sequence[Sequence[str]], config_dir: str | None = None) -> list[Config]:
-    """`compose` of every list of overrides. Raises `Refused` for one that is not acceptable."""
+
+def compose_all(
+    lists: Sequence[Sequence[str]], config_dir: str | None = None, common: Common | None = None
+) -> list[Config]:
+    """`compose` of every list of overrides. Raises `Refused` for one that is not acceptable.
+
+    - `common`: what earlier calls have composed, for a caller whose lists come one by one.
+    """
     compose.prepare(config_dir)
     groups = compose.groups(config_dir)
-    common: dict[tuple[str, ...], compose.Composed] = {}
+    common = {} if common is None else common
     configs = []
     for overrides in lists:
         parsed = compose.typed(overrides, config_dir)
