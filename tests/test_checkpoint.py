@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dpo_lab import checkpoint
+from dpo_lab.errors import Stopped
 
 
 @pytest.fixture
@@ -80,3 +81,39 @@ def test_broken_ones_do_not_count_as_kept(folder):
     checkpoint.save(folder, 20, {"policy": {"w": torch.ones(1)}}, ME, keep=2)
     valid = [path.name for path in checkpoint.steps(folder) if checkpoint.fault(path) is None]
     assert valid == ["step_000010", "step_000020"]
+
+
+def test_everything_is_on_the_disk_before_the_folder_has_its_name(tmp_path, monkeypatch):
+    synced, sync = [], checkpoint.sync
+
+    def watched(path):
+        sync(path)
+        synced.append((path.name, (tmp_path / "step_000005").exists()))
+
+    monkeypatch.setattr(checkpoint, "sync", watched)
+    checkpoint.save(tmp_path, 5, {"policy": {"w": torch.ones(1)}}, ME, keep=2)
+    names = [name for name, _ in synced]
+    assert names[:4] == ["policy.safetensors", "state.json", "manifest.json", names[3]]
+    assert names[3].startswith(".step_000005.") and names[4:] == [tmp_path.name]
+    assert [there for _, there in synced] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_tensor_that_is_not_finite_is_not_saved(folder, bad):
+    tensors = {"policy": {"w": torch.tensor([1.0, bad, 2.0])}}
+    with pytest.raises(Stopped, match=r"policy\.safetensors: w is not finite"):
+        checkpoint.save(folder, 20, tensors, ME, keep=2)
+    assert [path.name for path in checkpoint.steps(folder)] == ["step_000010", "step_000015"]
+    assert not list(folder.glob(".*"))
+
+
+def test_checkpoints_are_in_the_order_of_their_numbers(tmp_path):
+    for step in (999_999, 1_000_000, 1_000_001):
+        checkpoint.save(tmp_path, step, {"policy": {"w": torch.ones(1)}}, ME, keep=2)
+    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step_1000000", "step_1000001"]
+
+
+def test_a_checkpoint_of_another_run_is_passed_over(folder):
+    said = []
+    assert checkpoint.latest(folder, "somebody else", said.append) is None
+    assert len(said) == 2 and "it belongs to another run" in said[0]
