@@ -203,3 +203,56 @@ def test_due():
     assert [step for step in range(1, 8) if due(step, 3, 7)] == [3, 6, 7]
     assert [step for step in range(1, 8) if due(step, None, 7)] == [7]
     assert [step for step in range(1, 8) if due(step, 3, None)] == [3, 6]
+
+
+def test_updates_are_those_of_a_plain_loop(tokenizer):
+    rows, logged = make_rows(17), []
+    ours, plain = (make_state(tokenizer, rows, steps=5, batch_size=6) for _ in range(2))
+    ours.optimizer = optimizers.sgd(ours.policy.trainable(), lr=0.1)
+    ours.schedule = lambda step: 1 / (1 + step)
+    plan = Plan(max_grad_norm=0.5, micro_tokens=40, log_every=1)
+    fit(ours, plan, Effects(log=lambda step, metrics: logged.append(metrics)))
+    weights = [parameter for _, parameter in plain.policy.trainable()]
+    for step, metrics in enumerate(logged):
+        (batch,) = batches(plain.policy, rows, plain.loader.take(step), 10_000, True)
+        loss = plain.objective(plain.policy, batch).scores.loss.mean()
+        gradients = torch.autograd.grad(loss, weights)
+        norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients))
+        rate = 0.1 / (1 + step)
+        with torch.no_grad():
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight -= rate * min(1.0, 0.5 / (norm + 1e-6)) * gradient
+        assert metrics["train/loss"] == pytest.approx(loss.item(), abs=1e-12)
+        assert metrics["train/grad_norm"] == pytest.approx(norm, rel=1e-10)
+        assert metrics["train/learning_rate"] == pytest.approx(rate, rel=1e-12)
+    for (_, weight), expected in zip(ours.policy.trainable(), weights, strict=True):
+        assert (weight - expected).abs().max() < 1e-12
+
+
+def test_dropout_is_on_in_updates_and_off_in_evaluation(tokenizer):
+    rows, modes = make_rows(8), []
+    state = make_state(tokenizer, rows, steps=2)
+    loss = state.objective.loss
+
+    def watched(policy, reference):
+        modes.append(state.policy.model.training)
+        return loss(policy, reference)
+
+    state.objective = replace(state.objective, loss=watched)
+
+    def look(step):
+        evaluate(state.policy, state.objective, rows, range(8), 10_000)
+
+    plan = Plan(max_grad_norm=None, micro_tokens=10_000, log_every=1, eval_every=1)
+    fit(state, plan, Effects(log=lambda step, metrics: None, evaluate=look))
+    assert modes == [False, True, False, True, False]
+
+
+def test_held_out_sft_is_the_mean_over_chosen_tokens(tokenizer):
+    rows = make_rows(6)
+    state = make_state(tokenizer, rows)
+    state.objective = Objective(losses.sft, pairs=False, takes_reference=False)
+    means, columns = evaluate(state.policy, state.objective, rows, range(6), 30)
+    tokens = sum(len(row.chosen) for row in rows)
+    assert columns["chosen_tokens"] == [len(row.chosen) for row in rows]
+    assert means["eval/loss"] == pytest.approx(-sum(columns["chosen_logps"]) / tokens, abs=1e-12)
