@@ -1,0 +1,26 @@
+"""What a run is made of: a start is found again only where all that it depends on is the same."""
+
+from dpo_lab.assembly import Assembly
+from dpo_lab.cache import Cache
+from dpo_lab.compose import compose
+from dpo_lab.intake import prepare, read
+
+NANO = (
+    "data=world_nano data.pairs=20 data.eval_pairs=5 data.sft_rows=40 start.steps=2 "
+    "start.batch_size=16 train.steps=1"
+).split()
+
+
+def test_another_start_is_trained_for_other_knobs(tmp_path):
+    def started(*words):
+        config, cache = compose([*NANO, *words]), Cache(tmp_path)
+        intake = prepare(config, read(config), cache)
+        assembly = Assembly(config, intake, cache, lambda text: None, lambda *stage: None)
+        return assembly.policy().digest(), cache.counts.get("starts_trained", 0)
+
+    first, trained = started("start.lr=1e-2")
+    assert trained == 1 and started("start.lr=1e-2") == (first, 0)
+    assert started("start.lr=1e-2", "loss.beta=0.7", "seed=3") == (first, 0)
+    for knob in ("start.lr=1e-3", "model.seed=1", "train.dtype=float64"):
+        other, trained = started("start.lr=1e-2", knob)
+        assert trained == 1 and other != first, knob
