@@ -75,7 +75,7 @@ def small(picture: Path) -> bytes:
     with Image.open(picture) as image:
         image = image.convert("RGB")
         if image.width > WIDE:
-            image = image.resize((WIDE, round(image.height * WIDE / image.width)), Image.LANCZOS)
+            image = image.resize((WIDE, round(image.height * WIDE / image.width)), Image.Resampling.LANCZOS)
         target = io.BytesIO()
         image.quantize(64).save(target, "png", optimize=True)
     return target.getvalue()

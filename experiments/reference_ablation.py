@@ -44,7 +44,7 @@ def figure(runs):
         above("SFT at beta 0.5, in reward,", reward["sft"][0.5], "wrong", reward["wrong"][0.5]),
         above("SFT at beta 0.5, in share,", share["sft"][0.5], "uniform", share["uniform"][0.5]),
     ]
-    for name in STATIC:
+    for name in ("sft", "weak", "strong"):
         came = float(np.mean([*reward[name][2].values()]))
         wanted = best[name][betas.index(2)]["world/reward"]
         checks.append(
