@@ -39,6 +39,11 @@ def check_step_zero(policy: Policy, objective: Objective, batch: Batch, names: l
         slack[side] = per_token * theirs.tokens.sqrt() + OF_SUM[policy.dtype] * theirs.total.abs()
         off = (ours.total - theirs.total).abs()
         worst = int((off - slack[side]).argmax())
+        if lost := (~torch.isfinite(off)).nonzero()[:10, 0].tolist():
+            raise Stopped(
+                f"step 0: log-probabilities of {side} answers are not finite; "
+                f"rows [{', '.join(names[row] for row in lost)}]"
+            )
         if not bool((off <= slack[side]).all()):
             raise Stopped(
                 f"step 0: the policy should equal its reference, but the {side} answer of "

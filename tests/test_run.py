@@ -137,10 +137,47 @@ def test_a_resumed_run_is_the_uninterrupted_one(train, monkeypatch, stop, adapte
 def test_resuming_something_else_is_refused(train, tmp_path):
     run = train("checkpoint.every=2")
     (run.folder / "status.json").write_text(json.dumps({"state": "stopped"}))
-    with pytest.raises(Refused, match="started with another config or other data"):
+    with pytest.raises(Refused, match="other data, so nothing is trained") as refused:
         dpo_lab.train([f"train.resume={run.folder}", "loss.beta=0.7"])
+    assert "loss.beta was 0.1 and is 0.7" in str(refused.value)
+    assert json.loads((run.folder / "status.json").read_text()) == {"state": "stopped"}
     with pytest.raises(Refused, match="there is no run in this folder"):
         dpo_lab.train([f"train.resume={tmp_path / 'nowhere'}"])
+
+
+def test_a_finished_run_is_not_taken_for_another(train):
+    run = train()
+    with pytest.raises(Refused, match=r"seed was 0 and is 1"):
+        dpo_lab.train([f"train.resume={run.folder}", "seed=1"])
+
+
+def test_whether_the_start_was_trained_or_found_changes_nothing(train, tmp_path):
+    settings = ["model.dropout=0.3", f"cache_dir={tmp_path / 'cache'}"]
+    trained, found = train(*settings), train(*settings)
+    assert "training the start" in (trained.folder / "train.log").read_text()
+    assert "training the start" not in (found.folder / "train.log").read_text()
+    assert same(weights(trained), weights(found)) and steady(trained) == steady(found)
+
+
+def test_a_run_is_repeated_from_its_own_folder(train, tmp_path):
+    run = train("model.dropout=0.1", "loss=hinge", "seed=3")
+    again = dpo_lab.train([f"outputs_dir={tmp_path / 'again'}"], from_=str(run.folder))
+    assert again.folder.parent.parent == tmp_path / "again"
+    assert same(weights(run), weights(again)) and steady(run) == steady(again)
+    assert again.record["weights_sha256"] == run.record["weights_sha256"]
+    assert again.record["digests"] == run.record["digests"]
+    assert "the final weights are the same as in" in (again.folder / "train.log").read_text()
+
+
+def test_the_record_of_a_resumed_run_tells_how_it_began(train):
+    run = train("checkpoint.every=2")
+    began = run.record
+    (run.folder / "status.json").write_text(json.dumps({"state": "running", "saved": 6}))
+    now = dpo_lab.train([f"train.resume={run.folder}"]).record
+    assert [now[name] for name in ("command", "time", "overrides")] == [
+        began[name] for name in ("command", "time", "overrides")
+    ]
+    assert len(now["resumed"]) == 1 and now["weights_sha256"] == began["weights_sha256"]
 
 
 def test_a_finished_run_is_left_alone(train):

@@ -46,6 +46,13 @@ def test_a_reference_that_differs_stops_the_run_and_names_the_row(stage, side):
         check_step_zero(state.policy, state.objective, batch, NAMES)
 
 
+def test_what_is_not_finite_stops_the_run_and_names_the_row(stage):
+    state, batch = stage
+    state.objective.reference.totals[3, 1] = float("nan")
+    with pytest.raises(Stopped, match=r"rejected answers are not finite; rows \[row 3\]"):
+        check_step_zero(state.policy, state.objective, batch, NAMES)
+
+
 def test_a_loss_that_is_not_the_papers_there_stops_the_run(stage):
     state, batch = stage
     from dataclasses import replace

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -76,8 +77,8 @@ class Bench:
         }
         write_pairs(folder / "prefs.jsonl", rows)
 
-    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
-        """`dpo-lab WORDS` in a process of its own."""
+    def start(self, *words: str, limit: int = -1, **environment: str) -> subprocess.Popen[str]:
+        """`dpo-lab WORDS` in a process of its own, which can write no file above `limit` bytes."""
         return subprocess.Popen(
             [sys.executable, "-m", "dpo_lab", *words],
             cwd=self.folder,
@@ -86,11 +87,12 @@ class Bench:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         )
 
-    def go(self, *words: str, **environment: str) -> tuple[int, str]:
+    def go(self, *words: str, limit: int = -1, **environment: str) -> tuple[int, str]:
         """Exit status and everything that was printed."""
-        process = self.start(*words, **environment)
+        process = self.start(*words, limit=limit, **environment)
         said, _ = process.communicate(timeout=300)
         return process.returncode, said
 
@@ -104,7 +106,7 @@ class Bench:
 
     def runs(self) -> list[Path]:
         """Every run folder that knows who it is."""
-        return sorted(path.parent for path in self.folder.glob("outputs/*/*/record.json"))
+        return sorted(path.parent for path in self.folder.glob("*/*/*/record.json"))
 
     def appeared(self, before: set[Path], process: subprocess.Popen[str]) -> Path | None:
         """Wait for the folder of a run that was just started."""
@@ -156,6 +158,8 @@ def differences(folder: Path, expected: Path) -> list[str]:
     """What of a run's end is not, bit for bit, that of another: weights, optimizer, metrics."""
     found = []
     for name in ("final/model.safetensors", "best/model.safetensors"):
+        if not (expected / name).exists() and not (folder / name).exists():
+            continue
         ours, theirs = load_file(folder / name), load_file(expected / name)
         for key in ours.keys() | theirs.keys():
             if key not in ours or key not in theirs or ours[key].tobytes() != theirs[key].tobytes():

@@ -125,7 +125,7 @@ PLACES = {
         f"gradient of step {STEP} is not finite; {NAMED}",
     ),
     "learning rate": (["optimizer.lr=3e38"], None, r"step [12] .*rows \["),
-    "model nan": ("model", math.nan, r"step 0|held-out loss after step 0"),
+    "model nan": ("model", math.nan, r"step 0: .* not finite; rows \[.*prefs\.jsonl:"),
     "reference nan": ("reference", math.nan, r"held-out loss after step 0 is not finite; rows"),
     "weights": (["checkpoint.every=1"], (5, into_weights), r"not finite"),
     "optimizer": (["checkpoint.every=5"], (6, into_optimizer), r"step 7 .*not finite.*rows \["),
