@@ -37,7 +37,7 @@ WORLD = [
     "name=world",
 ]
 RUNS = {
-    "full": [*SETTINGS, "loss=ipo", "loss.beta=0.3", "seed=5"],
+    "full": [*SETTINGS, "loss=hinge", "loss.beta=0.3", "seed=5"],
     "lora": [*SETTINGS, *LORA, "reference=adapter_off"],
     "a world, SFT, pairs of the start": WORLD,
     "a loss of one's own": ["--config-dir", "mine", *SETTINGS, "loss=squared", "loss.beta=0.7"],
