@@ -30,6 +30,15 @@ def test_the_wheel_trains_from_another_folder(tmp_path):
         env={**os.environ, "PYTHONPATH": str(site)},
     )
     assert done.returncode == 0, done.stderr
+    listed = subprocess.run(
+        [sys.executable, "-m", "dpo_lab", "reproduce"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        check=True,
+    )
+    assert "dpo_frontier" in listed.stdout and (site / "dpo_lab" / "experiments").is_dir()
     where = "import dpo_lab.compose as c; print(c.conf_dir())"
     found = subprocess.run(
         [sys.executable, "-c", where],
