@@ -75,7 +75,8 @@ def small(picture: Path) -> bytes:
     with Image.open(picture) as image:
         image = image.convert("RGB")
         if image.width > WIDE:
-            image = image.resize((WIDE, round(image.height * WIDE / image.width)), Image.Resampling.LANCZOS)
+            size = WIDE, round(image.height * WIDE / image.width)
+            image = image.resize(size, Image.Resampling.LANCZOS)
         target = io.BytesIO()
         image.quantize(64).save(target, "png", optimize=True)
     return target.getvalue()
