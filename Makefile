@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow battery lint clean
+.PHONY: demo test test-slow battery mutants lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/dpo-lab loss.beta=0.5
@@ -16,6 +16,9 @@ test-slow: $(VENV)/installed-dev
 
 battery: $(VENV)/installed-dev
 	$(BIN)/pytest -m battery tests/battery
+
+mutants: $(VENV)/installed-dev
+	$(BIN)/python tests/mutants/hunt.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
