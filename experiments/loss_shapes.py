@@ -28,8 +28,8 @@ SHOWN = ("dpo", "cdpo", "robust_dpo", "ipo", "hinge", "simpo")
 def figure(runs):
     known, left_out = curves()
     checks = [
-        Check(name, f"{value:.4f}", abs(value - wanted) < 5e-5)
-        for name, wanted, value in exercises()
+        Check(f"{name}: {wanted:.4f}", f"{round(value, 4) + 0.0:.4f}", abs(value - wanted) < 1e-4)
+        for name, _, wanted, value in exercises()
     ]
     rows = [
         {"loss": name, "beta": beta, "margin": margin, "value": value, "slope": slope}
@@ -58,27 +58,43 @@ def figure(runs):
 
 
 def exercises():
-    """(What is asked, the number by hand, the number of the lab's functions), beta 1."""
+    """(What is asked, how it is found by hand, that number, the lab's), beta 1."""
     same = losses.dpo(pair(0.0), pair(0.0), beta=1.0)
-    at = pair(1.2)
-    found = losses.dpo(at, pair(0.0), beta=1.0)
-    margin = torch.tensor([0.8], dtype=torch.float64, requires_grad=True)
-    losses.dpo(pair(margin), pair(0.0), beta=1.0).loss.sum().backward()
+    found = losses.dpo(pair(1.2), pair(0.0), beta=1.0)
     chosen, rejected = (torch.tensor([math.log(p)], dtype=torch.float64) for p in (0.2, 0.18))
     count = torch.tensor([1])
     own = Pair(Logps(chosen, count), Logps(rejected, count))
     half = torch.tensor([0.5], dtype=torch.float64)
     reference = Pair(Logps(half - 1, count), Logps(half * 0 - 1, count))
     scores = losses.dpo(own, reference, beta=1.0)
+    best = math.log(0.9 / 0.1)
     return [
-        ("policy and reference agree: margin 0", 0.0, reward_margin(same)),
-        ("margin 1.2: probability 0.7685", 0.7685, math.exp(-found.loss.item())),
-        ("margin 1.2: loss 0.2633", 0.2633, found.loss.item()),
-        ("margin 0.8: slope -0.3100", -0.3100, margin.grad.item()),
-        ("log 0.2 = -1.6094", -1.6094, own.chosen.total.item()),
-        ("log 0.18 = -1.7148", -1.7148, own.rejected.total.item()),
-        ("0.2 against 0.18, the reference 0.5 apart: -0.3946", -0.3946, reward_margin(scores)),
+        ("margin of equal models", "(a - a) - (b - b)", 0.0, reward_margin(same)),
+        ("their loss", "-log σ(0) = log 2", 0.6931, same.loss.item()),
+        ("probability at margin 1.2", "1 / (1 + exp(-1.2))", 0.7685, math.exp(-found.loss.item())),
+        ("loss at margin 1.2", "-log 0.7685", 0.2633, found.loss.item()),
+        ("slope at margin 0.8", "-(1 - σ(0.8))", -0.3100, slope(0.8)),
+        ("log of 0.2", "the chosen answer", -1.6094, own.chosen.total.item()),
+        ("log of 0.18", "the rejected answer", -1.7148, own.rejected.total.item()),
+        (
+            "margin of these, 0.5 in the reference",
+            "(-1.6094 + 1.7148) - 0.5",
+            -0.3946,
+            reward_margin(scores),
+        ),
+        (
+            "slope at log 9, labels wrong 1 in 10",
+            "the best margin: log (0.9 / 0.1)",
+            0.0,
+            slope(best, label_smoothing=0.1),
+        ),
     ]
+
+
+def slope(at, **knobs):
+    margin = torch.tensor([at], dtype=torch.float64, requires_grad=True)
+    losses.dpo(pair(margin), pair(0.0), beta=1.0, **knobs).loss.sum().backward()
+    return margin.grad.item()
 
 
 def reward_margin(scores):
@@ -176,7 +192,10 @@ def page(known):
             }
             for name, one in known.items()
         },
-        "exercises": [{"asked": name, "came": f"{value:.4f}"} for name, _, value in exercises()],
+        "exercises": [
+            {"asked": name, "how": how, "came": f"{round(value, 4) + 0.0:.4f}"}
+            for name, how, _, value in exercises()
+        ],
         "pair": {"tokens": TOKENS, "start": START},
     }
     shell = Path(__file__).with_name("loss_shapes.html").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ import pytest
 from dpo_lab import experiment as experiments
 from dpo_lab.compose import compose, jobs
 from dpo_lab.errors import Refused
+from tests.browser import Browser
 
 NAMES = [*experiments.names()]
 TRAINED = [name for name in NAMES if experiments.load(name).sweeps]
@@ -95,6 +96,30 @@ def test_it_runs_and_draws(name, tmp_path):
 
 # words of SMALL that would take the place of what an experiment varies
 KEPT = {"data_scaling": ("data.pairs", "train.steps", "train.batch_size")}
+
+
+CURVE = "return document.querySelector('#value path[data-loss=dpo]').getAttribute('d')"
+
+
+@pytest.mark.slow
+def test_the_page_of_losses_follows_its_slider(tmp_path):
+    words = ["reproduce", "loss_shapes", f"outputs_dir={tmp_path}"]
+    subprocess.run([sys.executable, "-m", "dpo_lab", *words], check=True, capture_output=True)
+    page = tmp_path / "loss_shapes" / "loss_shapes.html"
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser.open(page)
+        before = browser.run(CURVE)
+        browser.type("#beta", "\ue012" * 3)  # the left arrow: three values down from 1
+        assert browser.run("return document.querySelector('#said').textContent") == "0.3"
+        assert browser.run(CURVE) != before
+        browser.click("#choose input")
+        assert browser.run("return document.querySelectorAll('#value path').length") == 4
+        assert "-0.3946" in browser.run("return document.querySelector('#exercises').textContent")
+        assert browser.console() == []
+        assert browser.requests() == [page.resolve().as_uri()]
+    finally:
+        browser.close()
 
 
 def test_an_unknown_one_is_named():
