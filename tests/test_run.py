@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pyarrow.parquet
@@ -266,3 +267,16 @@ def test_checkpoints_are_pruned(train):
     run = train("checkpoint.every=1", "checkpoint.keep=2")
     names = [path.name for path in sorted((run.folder / "checkpoints").iterdir())]
     assert names == ["step_000005", "step_000006"]
+
+
+def test_what_was_best_before_a_stop_is_not_forgotten(train):
+    # far too large steps: nothing is better than the start
+    wild = ["optimizer=sgd", "optimizer.lr=1", "train.max_grad_norm=null", "loss.beta=2"]
+    run = train("checkpoint.keep_best=true", "checkpoint.every=3", *wild)
+    best = json.loads((run.folder / "best.json").read_text())
+    assert best["step"] == 0
+    shutil.rmtree(run.folder / "checkpoints" / "step_000006")
+    (run.folder / "status.json").write_text(json.dumps({"state": "stopped", "saved": 3}))
+    again = dpo_lab.train([f"train.resume={run.folder}"])
+    assert [event["step"] for event in again.events if event["event"] == "eval"] == [0, 3, 6]
+    assert json.loads((again.folder / "best.json").read_text()) == best
