@@ -10,7 +10,7 @@ import gc
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dpo_lab import experiment as experiments
 from dpo_lab.errors import Refused
@@ -22,6 +22,9 @@ from dpo_lab.live import clock
 from dpo_lab.results import Run
 from dpo_lab.spelling import did_you_mean
 from dpo_lab.sweep import complete
+
+if TYPE_CHECKING:
+    from dpo_lab.finding import Finding
 
 FLAGS = {
     "--quick": "fewer points and seeds: an indication in minutes",
@@ -125,7 +128,10 @@ def perform(experiment: Experiment, asked: Asked) -> int:
     count = sum(map(_combinations, words.values()))
     print(f"{experiment.title}: {experiment.paper}, {experiment.figure}")
     form = "quick form" if quick else "full form"
-    each = f"{count} runs in {len(words)} sweeps, about {experiment.seconds:g} s each on one core"
+    each = (
+        f"{count} runs in {len(words)} sweeps, about {experiment.seconds:g} s each on one core, "
+        f"{clock(count * experiment.seconds)} together"
+    )
     print(f"{form}: {each}" if words else "nothing to train", flush=True)
     done: Runs = {}
     desk = Desk()
@@ -172,7 +178,7 @@ def conclude(experiment: Experiment, asked: Asked, done: Runs) -> int:
     quick = "--quick" in asked.flags
     ours = ("launcher", "outputs_dir=", "cache_dir=")
     given = [word for word in asked.overrides if not word.startswith(ours)]
-    finding = experiment.figure_of()(done)
+    finding = _drawn(experiment, done, given)
     runs = {run.folder: run for some in done.values() for run in some}
     folder = next((path.parent for path in runs), None) or _outputs(asked) / experiment.name
     about = {
@@ -185,6 +191,22 @@ def conclude(experiment: Experiment, asked: Asked, done: Runs) -> int:
     print(told(finding, experiment))
     print(f"{folder}/  ({', '.join(files)})")
     return 0
+
+
+def _drawn(experiment: Experiment, done: Runs, given: Sequence[str]) -> Finding:
+    """What the experiment's own code finds; an error of its is ours only where nothing was typed.
+
+    With overrides it is taken to miss runs that they took away.
+    """
+    try:
+        return experiment.figure_of()(done)
+    except (LookupError, ValueError, AssertionError) as error:
+        if not given or isinstance(error, Refused):
+            raise
+        raise Refused(
+            f"{experiment.name} cannot be drawn from these runs ({type(error).__name__}: {error})\n"
+            f"leave out what changes its points: {' '.join(given)}"
+        ) from None
 
 
 def _outputs(asked: Asked) -> Path:

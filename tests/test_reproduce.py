@@ -14,7 +14,7 @@ from dpo_lab.evidence import Check
 from dpo_lab.experiment import merged, ready, resolved
 from dpo_lab.finding import Finding, told
 from dpo_lab.gallery import render
-from dpo_lab.reproduce import parse, real, reproduce
+from dpo_lab.reproduce import _drawn, parse, real, reproduce
 from tests.run_folders import fake
 from tests.sweeps import NANO
 
@@ -194,6 +194,14 @@ def test_it_runs_in_order_and_draws_again_without_training(mine, tmp_path):
     page = (mine / "experiments" / "README.md").read_text()
     assert "**Holds (an indication: 1 of 5 seeds)**" in page
     assert (mine / "experiments" / "gallery" / "small.png").stat().st_size < 60_000
+
+
+def test_overrides_that_take_points_away_are_named(mine):
+    one = experiments.load("small", str(mine))
+    with pytest.raises(Refused, match=r"KeyError: 'then'(.|\n)*leave out.*loss.beta=3"):
+        _drawn(one, {}, ["loss.beta=3"])
+    with pytest.raises(KeyError):  # nobody's words: a mistake in the figure's own code
+        _drawn(one, {}, [])
 
 
 @pytest.mark.slow
