@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dpo_lab.errors import Stopped
+from dpo_lab.errors import Refused, Stopped
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -45,6 +45,17 @@ def free(path: Path) -> int:
     while not there.exists():
         there = there.parent
     return shutil.disk_usage(there).free
+
+
+def refuse_unwritable(option: str, path: Path) -> None:
+    """Raise `Refused` where a folder can be neither written into nor made."""
+    there = path.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise Refused(f"{option}={path}: {there} is no folder, so nothing can be written there")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Refused(f"{option}={path}: you may not write into {there}")
 
 
 def expect(path: Path, needed: int, what: str) -> None:

@@ -109,7 +109,8 @@ def _recognised(
         assert isinstance(readable.row, dict)
         where = f"{table.name}:{readable.number}"
         found = _fields(readable.row, columns)
-        raise _shapeless(where, list(readable.row), found, allowed, columns)
+        names = table.columns or list(readable.row)
+        raise _shapeless(where, names, found, allowed, columns)
     return head, None
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from dpo_lab.batch import Encoded, Example
 from dpo_lab.cache import Cache, digest
 from dpo_lab.config import Config
+from dpo_lab.disk import refuse_unwritable
 from dpo_lab.errors import Refused
 from dpo_lab.options import bind
 from dpo_lab.source import Source
@@ -20,7 +21,7 @@ from dpo_lab.templates import with_template
 from dpo_lab.tokenizer import Tokenizer
 from dpo_lab.tokens import Problem, encode, refuse_problems
 
-ENCODER_VERSION = 1
+ENCODER_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -45,6 +46,7 @@ class Intake:
 
 def read(config: Config) -> Source:
     """Read and check the data. Raises `Refused` with at most ten bad rows."""
+    refuse_unwritable("outputs_dir", Path(config.outputs_dir).expanduser())
     source = bind(config.nodes["data"])()
     if not source.train and source.world is None:
         raise Refused(f"data={config.choices['data']} gives no training pairs")
@@ -56,7 +58,9 @@ def prepare(config: Config, source: Source, cache: Cache) -> Intake:
 
     Raises `Refused` for rows that cannot be encoded, unless `data.on_bad_row=skip`.
     """
+    refuse_unwritable("cache_dir", cache.root)
     tokenizer = find_tokenizer(config, source, cache)
+    _check_reference(config, tokenizer)
     intake = Intake(source, tokenizer, [], [], range(0), range(0), [], dict(source.report))
     add_pairs(config, intake, source.train, source.eval, cache, source.digest)
     if config.nodes["start"]["_target_"] == "dpo_lab.start.as_is":
@@ -70,6 +74,20 @@ def prepare(config: Config, source: Source, cache: Cache) -> Intake:
         intake.sft, problems, _ = _encoded(config, tokenizer, source.sft, cache, content)
         refuse_problems(source.sft, problems)
     return intake
+
+
+def _check_reference(config: Config, tokenizer: Tokenizer) -> None:
+    """Refuse another network as the reference that is not there, or reads other tokens."""
+    node = config.nodes["reference"]
+    if node["_target_"] != "dpo_lab.references.checkpoint":
+        return
+    theirs = Tokenizer.from_folder(local_folder(node["path"], None))
+    if theirs.digest != tokenizer.digest:
+        raise Refused(
+            f"reference.path={node['path']} has another tokenizer than the policy, so its "
+            "log-probabilities would be of other tokens\n"
+            "choose a network with the policy's tokenizer"
+        )
 
 
 def find_tokenizer(config: Config, source: Source, cache: Cache) -> Tokenizer:

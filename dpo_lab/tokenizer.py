@@ -31,6 +31,9 @@ TRAINED = {"pad_token": "<pad>", "eos_token": "</s>"}
 # A mark inside text of the data: the text is encoded in two pieces, before and after it. A lone
 # surrogate, as no text that can be written as UTF-8 holds one.
 BREAK = "\udc00"
+# Training is quadratic in the length of a text without a break, such as a picture in base64: learn
+# such texts in parts.
+RUNS = re.compile(r"(\S{1000}|\s{1000})")
 CHUNK = 1024  # texts that a thread encodes at a time
 
 
@@ -139,7 +142,8 @@ class Tokenizer:
             initial_alphabet=alphabet,
             show_progress=False,
         )
-        backend.train_from_iterator(texts, trainer)
+        pieces = (piece for text in texts for piece in RUNS.split(text) if piece)
+        backend.train_from_iterator(pieces, trainer)
         return cls(backend, dict(TRAINED), CHATML)
 
     @classmethod
