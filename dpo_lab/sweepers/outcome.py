@@ -31,7 +31,7 @@ def outcome(
     again = {trial.user_attrs.get("again") for trial in trials}
     rows = [_row(trial) for trial in trials]
     told_of = [row for row in rows if row["state"] == "done"]
-    best = [told_of[place] for place in goal.best([row["measured"] for row in told_of])]
+    best = [dict(told_of[place]) for place in goal.best([row["measured"] for row in told_of])]
     endings = Counter(row["state"] for row in rows if row["trial"] not in again)
     where = ["--config-dir", config_dir] if config_dir else []
     for row in best:
@@ -42,9 +42,7 @@ def outcome(
         "minimize": list(goal.minimize),
         "at_most": dict(goal.at_most),
         "ended": {state: endings[state] for state in _ORDER if endings[state]},
-        "steps": sum(
-            trial.user_attrs.get("steps", 0) + trial.user_attrs.get("lost", 0) for trial in trials
-        ),
+        "steps": sum(row["steps"] for row in rows),
         "best": best,
         "trials": rows,
     }
@@ -85,15 +83,15 @@ def reached(folder: Path) -> int:
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:
-    notes = trial.user_attrs
+    run, end = (trial.user_attrs.get(name, {}) for name in ("run", "end"))
     return {
         "trial": trial.number,
-        "state": notes.get("ending", _UNTOLD.get(trial.state.name, "not ended")),
-        "overrides": notes.get("overrides", []),
-        "measured": notes.get("measured", {}),
-        "steps": notes.get("steps", 0),
-        "folder": notes.get("folder", ""),
-        "reason": notes.get("reason", ""),
+        "state": end.get("ending", _UNTOLD.get(trial.state.name, "not ended")),
+        "overrides": run.get("overrides", []),
+        "measured": end.get("measured", {}),
+        "steps": end.get("steps", 0) + trial.user_attrs.get("lost", 0),
+        "folder": run.get("folder", ""),
+        "reason": end.get("reason", ""),
     }
 
 

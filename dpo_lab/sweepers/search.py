@@ -25,6 +25,7 @@ from dpo_lab.sweepers.outcome import lines, newest_checkpoint, outcome, reached
 from dpo_lab.sweepers.space import Space
 from dpo_lab.sweepers.study import Study
 from dpo_lab.sweepers.sweeper import Sweeper
+from dpo_lab.variants import Common
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -68,7 +69,8 @@ def optuna(
         raise Refused("sweeper=optuna needs optuna; type pip install 'dpo-lab[sweep]'")
     goal = Goal.of(maximize, minimize, at_most or {})
     space = Space.of(overrides, config_dir)
-    corners = jobs_of(space.corners(), config_dir)
+    common: Common = {}
+    corners = jobs_of(space.corners(), config_dir, common)
     config = corners[0].config
     if pruner != "none" and len(goal.metrics) > 1:
         raise Refused(
@@ -102,7 +104,7 @@ def optuna(
     try:
         path = Path(storage).expanduser() if storage else folder / "study.db"
         study = Study(path.absolute(), f"dpo-lab-{name[:16]}", space.dimensions, goal, **how)
-        return Search(desk, space, goal, study, held, corners, trials, parallel)
+        return Search(desk, space, goal, study, held, corners, common, trials, parallel)
     except BaseException:
         held.close()
         raise
@@ -137,6 +139,7 @@ class Search:
         study: Study,
         held: RunFolder,
         corners: Sequence[Job],
+        common: Common,
         trials: int,
         parallel: int | None,
     ):
@@ -147,6 +150,7 @@ class Search:
         self.held = held
         self.parallel = parallel
         self.config = corners[0].config
+        self.common = common
         study.retry({trial.number: _lost(trial) for trial in study.trials()})
         self.most = max(0, trials - study.over())
         self.left = self.most
@@ -222,19 +226,19 @@ class Search:
         """
         trial = self.study.ask()
         words = self.space.typed(trial.params)
-        trial.set_user_attr("overrides", words)
         number, label = len(self.jobs) + 1, ",".join(words)
         try:
-            (job,) = jobs_of([self.space.fill(words)], self.config.config_dir)
+            (job,) = jobs_of([self.space.fill(words)], self.config.config_dir, self.common)
             job.number, job.label = number, label
             self.desk.identify([job])
         except Refused as refused:
             job = Job(number, label, self.config, folder=self.held.path, state="failed")
             job.reason = " ".join(str(refused).split())
+            self.study.note(trial, words, "", self.held.path, 0)
             self.study.tell(trial, "failed", {}, job.reason, 0)
             return job
-        trial.set_user_attr("identity", job.identity)
-        trial.set_user_attr("folder", str(job.folder))
+        begun = newest_checkpoint(job.folder)
+        self.study.note(trial, words, job.identity, job.folder, begun)
         for one in self.pending.values():
             if one.job.identity == job.identity:
                 one.trials.append(trial)
@@ -242,11 +246,9 @@ class Search:
         before = self.study.same(job.identity)
         if before is not None:
             self.study.repeat(trial, before)
-            job.state = "pruned" if before.user_attrs["ending"] == "pruned" else "finished"
+            job.state = "pruned" if before.user_attrs["end"]["ending"] == "pruned" else "finished"
             job.reason = f"the same run as trial {before.number}"
             return job
-        begun = newest_checkpoint(job.folder)
-        trial.set_user_attr("begun", begun)
         self.pending[number] = Pending(job, [trial], begun, Tail(job.folder, 0.0))
         if job.state != "waiting":
             self.ended(job)
@@ -287,7 +289,7 @@ class Search:
 
 def _lost(trial: FrozenTrial) -> int:
     """Training steps of a trial whose sweep was killed."""
-    notes = trial.user_attrs
-    if "begun" not in notes or "ending" in notes:
+    run = trial.user_attrs.get("run")
+    if run is None or "end" in trial.user_attrs:
         return 0
-    return max(0, reached(Path(notes["folder"])) - notes["begun"])
+    return max(0, reached(Path(run["folder"])) - run["begun"])

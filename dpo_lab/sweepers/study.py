@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 class Study:
     """Trials by number. What the lab notes of each is in its `user_attrs`.
 
-    - `overrides`, `identity`, `folder`; `begun`: training steps that were in the folder before.
-    - At its end: `ending` (done, no value, pruned, failed), `reason`, `measured`, and `steps`: the
-      training steps it took.
+    - `run`: its overrides, identity and folder, and the training steps that were begun in that
+      folder before.
+    - `end`: how it ended (done, no value, pruned, failed), why, what was measured, and the training
+      steps it took.
     - Of one that is tried again: `again`, the number of the trial before it, and `lost`, the steps
       that one took before its sweep was killed.
     """
@@ -103,6 +104,13 @@ class Study:
         """The next trial: one from the queue, else a new suggestion."""
         return self._study.ask(self._space)
 
+    def note(
+        self, trial: Trial, overrides: list[str], identity: str, folder: Path, begun: int
+    ) -> None:
+        """Which run a trial is."""
+        run = {"overrides": overrides, "identity": identity, "folder": str(folder), "begun": begun}
+        trial.set_user_attr("run", run)
+
     def report(self, trial: Trial, step: int, measured: Mapping[str, float]) -> None:
         """An evaluation of a trial, for the pruner; one beyond a bound is no measure for others."""
         (metric, *more) = self.goal.metrics
@@ -123,10 +131,8 @@ class Study:
         self, trial: Trial, ending: str, measured: Mapping[str, float], reason: str, steps: int
     ) -> None:
         """The end of a trial: done, no value, pruned or failed."""
-        trial.set_user_attr("ending", ending)
-        trial.set_user_attr("reason", reason)
-        trial.set_user_attr("measured", dict(measured))
-        trial.set_user_attr("steps", steps)
+        end = {"ending": ending, "reason": reason, "measured": dict(measured), "steps": steps}
+        trial.set_user_attr("end", end)
         for name, most in self.goal.at_most.items():
             if name in measured:
                 trial.set_constraint(name, measured[name] - most)
@@ -139,14 +145,14 @@ class Study:
         """The end of a trial that is the same run as one that has ended."""
         for step, value in of.intermediate_values.items():
             trial.report(value, step)
-        notes = of.user_attrs
-        self.tell(trial, notes["ending"], notes["measured"], notes["reason"], 0)
+        end = of.user_attrs["end"]
+        self.tell(trial, end["ending"], end["measured"], end["reason"], 0)
 
     def same(self, identity: str) -> FrozenTrial | None:
         """A trial that was the same run and has ended, but for one that failed."""
         for trial in self.trials():
             ended = trial.state.name in ("COMPLETE", "PRUNED")
-            if ended and trial.user_attrs.get("identity") == identity:
+            if ended and trial.user_attrs["run"]["identity"] == identity:
                 return trial
         return None
 
