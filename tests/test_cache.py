@@ -33,6 +33,19 @@ def test_a_failed_build_leaves_nothing(tmp_path):
     assert [path for path in (tmp_path / "kind").iterdir() if path.suffix != ".lock"] == []
 
 
+def test_an_entry_has_its_name_only_when_it_is_whole(tmp_path):
+    # a build that is killed leaves a folder: it must not be taken for the entry
+    cache = Cache(tmp_path)
+
+    def build(folder):
+        (folder / "first").write_text("1")
+        assert folder != cache.place("kind", "k") and not cache.place("kind", "k").exists()
+        (folder / "second").write_text("2")
+
+    place = cache.entry("kind", "k", build)
+    assert sorted(path.name for path in place.iterdir()) == ["first", "second"]
+
+
 def _build_slowly(root, counter):
     def build(folder):
         with counter.get_lock():
@@ -56,6 +69,8 @@ def test_processes_that_start_together_build_once(tmp_path):
 def test_digest_ignores_the_order_of_keys_and_nothing_else():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     assert digest({"a": 1}) != digest({"a": 1.5}) != digest(1, 2)
+    long = ["the same for a long while"] * 50
+    assert digest(*long, "a") != digest(*long, "b")
 
 
 def test_the_environment_says_where(monkeypatch, tmp_path):
