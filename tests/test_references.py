@@ -100,3 +100,15 @@ def test_what_an_interrupted_run_has_scored_is_kept(tmp_path):
     rest = Scorer()
     fill(ROWS, range(4), rest, Cache(tmp_path), "k")
     assert rest.calls == 1
+
+
+def test_rows_of_the_same_tokens_cut_elsewhere_are_other_rows(tmp_path):
+    rows = [
+        Encoded([2, 3], [4, 5, 1], [6, 1]),
+        Encoded([2, 3, 4], [5, 1], [6, 1]),
+        Encoded([2, 3], [4, 5, 1, 6, 1], None),
+    ]
+    scorer = Scorer()
+    totals, _ = fill(rows, range(3), scorer, Cache(tmp_path), "k")
+    assert scorer.calls == 3
+    np.testing.assert_allclose(totals, [expected(row) for row in rows], rtol=1e-6)
