@@ -159,3 +159,24 @@ def test_an_adapter_exported_alone_refers_to_its_base(tmp_path):
     ):
         again = Policy(load(), Tokens())
         torch.testing.assert_close(token_logps(again, batch), expected, rtol=0, atol=1e-5)
+
+
+def test_a_layer_adds_alpha_over_r_times_b_a_by_hand():
+    policy = Policy(lora(tiny("llama"), **KNOBS | {"r": 2, "alpha": 6}), Tokens(), dtype="float64")
+    layer = policy.network.get_submodule("model.layers.0.mlp.down_proj")
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    torch.nn.init.normal_(b, generator=torch.Generator().manual_seed(0))
+    policy.eval()
+    x = torch.linspace(-1, 1, 5 * a.shape[1], dtype=torch.float64).view(5, -1)
+    expected = x @ layer.base_layer.weight.T + 6 / 2 * x @ a.T @ b.T
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
+
+
+def test_dropout_of_an_adapter_is_felt_in_training_alone():
+    policy = Policy(lora(tiny("llama"), **KNOBS, dropout=0.5), Tokens())
+    trained(policy, steps=1)
+    batch = every_layout(policy, ROWS)["shared"]
+    policy.train()
+    assert not torch.equal(token_logps(policy, batch), token_logps(policy, batch))
+    policy.eval()
+    assert torch.equal(token_logps(policy, batch), token_logps(policy, batch))
