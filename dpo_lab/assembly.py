@@ -6,26 +6,31 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from dpo_lab.cache import Cache, digest
 from dpo_lab.combinations import (
     check_moves,
     has_adapter,
+    is_tabular,
     needs_reference,
     reference_kind,
+    sees,
     takes_pairs,
 )
 from dpo_lab.config import Config
 from dpo_lab.errors import Refused, Stopped
 from dpo_lab.folder import read_json, write_json
+from dpo_lab.gauge import MOST_LEAVES, Gauge
 from dpo_lab.intake import Intake, add_pairs, local_folder
 from dpo_lab.loader import Loader
 from dpo_lab.model import pretrained
 from dpo_lab.objective import Objective
 from dpo_lab.options import bind
 from dpo_lab.policy import Policy, choose_layout
-from dpo_lab.references import Stage, Table
+from dpo_lab.population import Enumerated, Population
+from dpo_lab.references import LeafTable, Reference, Stage, Table
 from dpo_lab.scorer import Scorer
 from dpo_lab.tokenizer import Tokenizer
 from dpo_lab.weights import load_tensors, save_tensors
@@ -51,27 +56,31 @@ class Assembly:
         self.say = say
         self.progress = progress
         self.facts: dict[str, Any] = {}
+        self.other: Policy | None = None
 
     def policy(self) -> Policy:
         """Network, start and adapter; and the pairs, where it is the start that writes them."""
         nodes = self.config.nodes
-        policy = self._wrap(bind(nodes["model"])(self.intake.tokenizer))
+        policy = self._network()
         if self.intake.sft:
             self._start(policy)
         self.facts["start"] = policy.digest()
         world = self.intake.source.world
         if world is not None and world.recipe.pair_source == "start":
             self._pairs_from(policy)
+        if sees(self.config) is not None:
+            self._enumerate()
         if not has_adapter(self.config):
             return policy
         return self._wrap(bind(nodes["adapter"])(policy.model))
 
     def loader(self) -> Loader:
         """The order of training pairs."""
-        train = self.config.train
+        train, rows = self.config.train, len(self.intake.train)
+        whole = sees(self.config) is not None  # there no more is learnt from a prompt seen twice
         return Loader(
-            len(self.intake.train),
-            train.batch_size,
+            rows,
+            min(train.batch_size, rows) if whole else train.batch_size,
             steps=train.steps,
             epochs=train.epochs,
             seed=self.config.seed,
@@ -88,6 +97,7 @@ class Assembly:
             partial(self.progress, "reference"),
             intake.source.world,
             [*intake.source.train, *intake.source.eval],
+            sees(config) is not None,
         )
         kind, node = reference_kind(config), config.nodes["reference"]
         if config.choices["reference"] == "auto":
@@ -96,9 +106,11 @@ class Assembly:
         if kind == "ema":
             check_moves(config, loader.steps)
         reference = bind(node)(Stage(policy, self.facts["start"], score, self._other))
-        start: Table | None = None
+        if isinstance(reference, Table):
+            reference.leaves = self._leaves_of_other()
+        start: Reference | None = None
         if config.eval.logratios:
-            same = isinstance(reference, Table) and reference.is_start
+            same = isinstance(reference, Table | LeafTable) and reference.is_start
             start = reference if same else score(policy, policy.digest())
         self.facts |= {
             "reference": {"kind": kind, "digest": reference.digest if reference else None},
@@ -106,8 +118,37 @@ class Assembly:
             "layout": policy.layout,
             "device": str(policy.device),
         }
-        loss = bind(config.nodes["loss"])
-        return Objective(loss, takes_pairs(config), needs_reference(config), reference, start)
+        loss, takes_reference = bind(config.nodes["loss"]), needs_reference(config)
+        seen = sees(config)
+        if seen is None:
+            return Objective(loss, takes_pairs(config), takes_reference, reference, start)
+        world = intake.source.world
+        assert world is not None
+        of_prompts = seen != "chosen"
+        return Population(
+            loss, of_prompts, takes_reference, reference, start, world=world, sees=seen
+        )
+
+    def gauge(self, policy: Policy, objective: Objective) -> Gauge | None:
+        """What says where the policy stands in its world, if it has one."""
+        world, loss = self.intake.source.world, self.config.nodes["loss"]
+        return Gauge.of(world, policy, loss, objective.reference)
+
+    def _network(self) -> Policy:
+        """The policy before its start is trained; without a network, where it is a table."""
+        node = self.config.nodes["model"]
+        if not is_tabular(self.config):
+            return self._wrap(bind(node)(self.intake.tokenizer))
+        world, kind = self.intake.source.world, device(self.config.train.device)
+        return bind(node)(world, self.intake.tokenizer, kind)
+
+    def _enumerate(self) -> None:
+        """Prompts with all of their responses in place of the rows of pairs."""
+        intake = self.intake
+        assert intake.source.world is not None
+        rows = Enumerated(intake.source.world, pairs=sees(self.config) == "pair")
+        intake.rows, intake.names = rows, rows.names
+        intake.train, intake.eval = rows.train, rows.eval
 
     def _wrap(self, model: Any) -> Policy:
         """A policy around a network, in the first layout that its architecture honours."""
@@ -184,7 +225,17 @@ class Assembly:
                 f"{path} has another tokenizer than the policy, so its log-probabilities would be "
                 "of other tokens\nchoose a network with the policy's tokenizer"
             )
-        return self._wrap(pretrained(theirs, path=path, revision=None, dropout=0.0))
+        self.other = self._wrap(pretrained(theirs, path=path, revision=None, dropout=0.0))
+        return self.other
+
+    def _leaves_of_other(self) -> np.ndarray | None:
+        """In a world, all log-probabilities of the network that was loaded; which is then freed."""
+        from dpo_lab.worlds.enumeration import leaf_logps
+
+        world, other, self.other = self.intake.source.world, self.other, None
+        if world is None or other is None or world.tree.num_leaves > MOST_LEAVES:
+            return None
+        return leaf_logps(other, world)
 
 
 def device(name: str) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dpo_lab.attention import Segments
+    from dpo_lab.worlds.truth import World
 
 T = TypeVar("T")
 
@@ -96,6 +97,40 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompts:
+    """B prompts of an enumerable world, each with all n responses that it may get.
+
+    - `rows`: the B positions of these prompts among the rows of the run.
+    - `numbers`: the B numbers of these prompts in `world`.
+    - `reward`: (B, n) the true reward of every response.
+    - `leaf_tokens`: (n,) scored tokens of every response.
+    - `tokens`: (B,) tokens that a network computes for each prompt: the prefixes of its tree.
+    """
+
+    rows: list[int]
+    world: World
+    numbers: list[int]
+    reward: Tensor
+    leaf_tokens: Tensor
+    tokens: Tensor
+
+    def leaves(self, total: Tensor) -> Leaves:
+        """Log-probabilities (B, n) of the responses, with what else is known of them."""
+        return Leaves(total, self.leaf_tokens, self.reward)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """Log-probabilities of every response to B prompts: `total` (B, n) nats, which sum to one over
+    the n; `tokens` (n,) scored, EOS included; `reward` (B, n) the world's true reward.
+    """
+
+    total: Tensor
+    tokens: Tensor
+    reward: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Logps:
     """Log-probabilities of B responses: `total` (B,) nats, `tokens` (B,) scored, EOS included."""
 
@@ -128,11 +163,19 @@ class Scores:
 class Outcome:
     """What one batch gave: each tensor (B,).
 
-    `policy` carries the gradient. `reference` is what the loss compared with, if anything; `start`
-    are the log-probabilities before training, for log-ratios, if known.
+    `policy` carries the gradient; None where a loss looks at no response in particular. `reference`
+    is what the loss compared with, if anything; `start` are the log-probabilities before training,
+    for log-ratios, if known. With `weights`, the B values are parts of fewer rows, as many and in
+    order for each, and their sums with these weights are the rows' values.
     """
 
     scores: Scores
-    policy: Pair[Logps] | Logps
+    policy: Pair[Logps] | Logps | None
     reference: Pair[Logps] | Logps | None
     start: Pair[Logps] | Logps | None
+    weights: Tensor | None = None
+
+    def total(self) -> Tensor:
+        """The sum of the rows' losses."""
+        loss = self.scores.loss
+        return loss.sum() if self.weights is None else (loss * self.weights).sum()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dpo_lab.config import Config
 from dpo_lab.errors import Refused
 from dpo_lab.options import signature
+from dpo_lab.source import Source
 
 
 def needs_reference(config: Config) -> bool:
@@ -15,6 +16,22 @@ def needs_reference(config: Config) -> bool:
 def takes_pairs(config: Config) -> bool:
     """Whether the loss compares two responses; else it sees the chosen one only."""
     return "Pair" in signature(config.nodes["loss"]["_target_"]).inputs["policy"]
+
+
+def sees(config: Config) -> str | None:
+    """What the loss sees where it is summed over all that can be said ("leaves", each "pair", or
+    each response as the "chosen" one); None where it sees rows of data."""
+    policy = signature(config.nodes["loss"]["_target_"]).inputs["policy"]
+    if "Leaves" in policy:
+        return "leaves"
+    if not is_tabular(config):
+        return None
+    return "pair" if "Pair" in policy else "chosen"
+
+
+def is_tabular(config: Config) -> bool:
+    """Whether the policy is a table of a world's responses, and no network."""
+    return "world" in signature(config.nodes["model"]["_target_"]).inputs
 
 
 def reference_kind(config: Config) -> str:
@@ -56,6 +73,7 @@ def check_combinations(config: Config) -> None:
     if kind == "ema":
         check_moves(config, train.steps)
     _check_export(config)
+    _check_exact(config)
 
 
 def check_moves(config: Config, steps: int | None) -> None:
@@ -65,6 +83,38 @@ def check_moves(config: Config, steps: int | None) -> None:
         raise Refused(
             f"reference.every={every} moves the reference never in a run of {steps} updates\n"
             f"type for example reference.every={max(steps // 4, 1)}, or reference=frozen"
+        )
+
+
+def check_source(config: Config, source: Source) -> None:
+    """Refuse to sum over all responses where the data has no world to enumerate them."""
+    if sees(config) is not None and source.world is None:
+        what = "model=tabular" if is_tabular(config) else f"loss={config.choices['loss']}"
+        raise Refused(
+            f"{what} needs a world whose responses can be enumerated, and "
+            f"data={config.choices['data']} is none\ntype data=world_nano or data=world"
+        )
+
+
+def _check_exact(config: Config) -> None:
+    if sees(config) is not None and config.train.gradient_checkpointing:
+        raise Refused(
+            "a tree of responses is computed with a cache of keys and values, which gradient "
+            "checkpointing cannot recompute\ntype train.gradient_checkpointing=false"
+        )
+    if not is_tabular(config):
+        return
+    for group, only, why in (
+        ("start", "as_is", "it starts from the world's grammar"),
+        ("adapter", "none", "there is no network under it"),
+    ):
+        if not config.nodes[group]["_target_"].endswith(f".{only}"):
+            chosen = config.choices[group]
+            raise Refused(f"model=tabular takes no {group}={chosen}: {why}\ntype {group}={only}")
+    if config.train.dtype != "float64":
+        raise Refused(
+            f"model=tabular computes in float64, and train.dtype is {config.train.dtype}\n"
+            "type train.dtype=float64"
         )
 
 

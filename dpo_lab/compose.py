@@ -148,12 +148,12 @@ def _roots(config_dir: str | None) -> list[Path]:
 
 
 def _preset(parsed: Sequence[Override], config_dir: str | None) -> list[str]:
-    """The preset of the chosen data source. (Hydra lets no interpolated group override others.)"""
+    """The preset of the chosen model, where it has one, else that of the data source. (Hydra lets
+    no interpolated group override others.)"""
     chosen = {item.key_or_group: item.value() for item in parsed}
-    data = chosen.get("data", "world")
-    if "preset" in chosen or data not in groups(config_dir).get("preset", []):
-        return []
-    return [f"preset={data}"]
+    there = [] if "preset" in chosen else groups(config_dir).get("preset", [])
+    wanted = (chosen.get("model"), chosen.get("data", "world"))
+    return [f"preset={name}" for name in wanted if name in there][:1]
 
 
 def _implied(preset: Sequence[str]) -> list[tuple[str, str]]:

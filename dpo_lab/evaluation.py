@@ -14,7 +14,7 @@ from dpo_lab.loop import batches
 from dpo_lab.metrics import Meter
 from dpo_lab.objective import Objective
 from dpo_lab.policy import Policy
-from dpo_lab.references import Changing, Table
+from dpo_lab.references import Changing, Reference
 
 
 def evaluate(
@@ -23,7 +23,7 @@ def evaluate(
     rows: Sequence[Encoded],
     indices: Sequence[int],
     micro_tokens: int,
-    known: Table | None = None,
+    known: Reference | None = None,
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Means under `eval/`, and one column per quantity with a value for each row of `indices`.
 
@@ -52,6 +52,17 @@ def evaluate(
 
 
 def _per_row(outcome: Outcome) -> dict[str, torch.Tensor]:
+    """Columns by name; what has weights is summed with them, row by row."""
+    columns = _columns(outcome)
+    if outcome.weights is None:
+        return columns
+    rows = round(float(outcome.weights.sum()))
+    return {
+        name: (values * outcome.weights).view(rows, -1).sum(1) for name, values in columns.items()
+    }
+
+
+def _columns(outcome: Outcome) -> dict[str, torch.Tensor]:
     columns = {"loss": outcome.scores.loss}
     if outcome.scores.chosen_reward is not None:
         columns["chosen_reward"] = outcome.scores.chosen_reward

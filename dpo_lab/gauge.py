@@ -6,38 +6,103 @@ from typing import Any
 
 import numpy as np
 
+from dpo_lab.errors import Refused
 from dpo_lab.options import signature
 from dpo_lab.policy import Policy
+from dpo_lab.references import Changing, LeafTable, Reference, Table, Uniform
 from dpo_lab.worlds import Frontier, World, exact
+from dpo_lab.worlds.closed_form import closed_form, moving
 from dpo_lab.worlds.enumeration import leaf_logps
+from dpo_lab.worlds.worth import top_gains
+
+# A tree of more leaves than this a prompt is left to its metrics.
+MOST_LEAVES = 200_000
 
 
 class Gauge:
-    """Exact metrics against the start, whose log-probabilities it keeps."""
+    """Exact metrics against the start, whose log-probabilities it keeps.
 
-    def __init__(self, world: World, start: np.ndarray, beta: float | None):
+    - `beta`: that of pi*, in units of the labels; see `worth.exact`.
+    - `optimum`: (P, n) the closed form of the loss, or why there is none.
+    """
+
+    def __init__(
+        self, world: World, start: np.ndarray, beta: float | None, optimum: np.ndarray | str
+    ):
         self.world = world
         self.start = start
         self.beta = beta
+        self.optimum = optimum
 
     @classmethod
-    def of(cls, world: World | None, policy: Policy, loss: dict[str, Any]) -> Gauge | None:
+    def of(
+        cls, world: World | None, policy: Policy, loss: dict[str, Any], reference: Reference | None
+    ) -> Gauge | None:
         """A gauge for this run; None where there is no world to enumerate.
 
-        The optimum pi* is that of the loss's `beta`, for losses that have one and compare with a
-        reference; for the others no distance to an optimum is given.
+        pi* is that of the loss's `beta`, for losses that have one and compare with a reference,
+        and tilts the start, whatever the reference is. For the others no distance to it is given.
         """
         if world is None:
             return None
-        compares = "reference" in signature(loss["_target_"]).inputs
-        return cls(world, leaf_logps(policy, world), loss.get("beta") if compares else None)
+        start = leaf_logps(policy, world)
+        inputs = signature(loss["_target_"]).inputs
+        beta = loss.get("beta") if "reference" in inputs else None
+        if beta is not None and "Leaves" in inputs["policy"]:  # which sees rewards, not labels
+            temperature = world.recipe.temperature
+            beta = beta / temperature if temperature else None
+        try:
+            optimum = _optimum(world, loss, reference, start)
+        except Refused as reason:
+            return cls(world, start, beta, str(reason))
+        return cls(world, start, beta, optimum)
 
     def __call__(self, policy: Policy) -> dict[str, float]:
-        """The `world/` metrics of the policy as it is now."""
-        return exact(self.world, leaf_logps(policy, self.world), self.start, self.beta)
+        """The `world/` metrics of the policy as it is now; with `world/kl_to_closed_form`,
+        KL(policy || closed form of the loss), where there is one."""
+        logps = leaf_logps(policy, self.world)
+        metrics = exact(self.world, logps, self.start, self.beta)
+        if not isinstance(self.optimum, str):
+            kl = (np.exp(logps) * (logps - self.optimum)).sum(1).mean()
+            metrics["world/kl_to_closed_form"] = float(kl)
+        return metrics
 
-    def frontier(self) -> dict[str, list[float]]:
-        """The best reward at each KL to the start, for drawing."""
+    def facts(self) -> dict[str, Any]:
+        """What is known before the first step, for the run's record.
+
+        - `frontier`: the best reward at each KL to the start.
+        - `closed_form`: the `world/` metrics of what the loss leads to, given endless pairs and a
+          policy that may say anything; or under `refused` why they are not known.
+        """
+        return {"frontier": self._frontier(), "closed_form": self._closed_form()}
+
+    def _frontier(self) -> dict[str, list[float]]:
         curve = Frontier(self.world, self.start)
         points = [curve.at_beta(beta) for beta in np.geomspace(50, 0.05, 60)]
         return {"kl": [point.kl for point in points], "reward": [point.reward for point in points]}
+
+    def _closed_form(self) -> dict[str, Any]:
+        if isinstance(self.optimum, str):
+            return {"refused": self.optimum}
+        return dict(exact(self.world, self.optimum, self.start, self.beta))
+
+    def gains(self, policy: Policy) -> dict[str, Any]:
+        """Under `gains`: the responses that gained most probability since the start."""
+        return {"gains": top_gains(self.world, leaf_logps(policy, self.world), self.start)}
+
+
+def _optimum(
+    world: World, loss: dict[str, Any], reference: Reference | None, start: np.ndarray
+) -> np.ndarray:
+    if world.tree.num_leaves > MOST_LEAVES:
+        raise Refused(f"closed forms are drawn for at most {MOST_LEAVES:,} responses a prompt")
+    if isinstance(reference, Changing) and "reference" in signature(loss["_target_"]).inputs:
+        return moving()
+    leaves = None
+    if isinstance(reference, LeafTable):
+        leaves = reference.totals.cpu().numpy()
+    elif isinstance(reference, Uniform):
+        leaves = np.zeros_like(start)
+    elif isinstance(reference, Table):
+        leaves = start if reference.is_start else reference.leaves
+    return closed_form(world, loss, leaves)

@@ -12,6 +12,7 @@ import numpy as np
 
 from dpo_lab.batch import Encoded, Example
 from dpo_lab.cache import Cache, digest
+from dpo_lab.combinations import check_source
 from dpo_lab.config import Config
 from dpo_lab.disk import refuse_unwritable
 from dpo_lab.errors import Refused
@@ -48,6 +49,7 @@ def read(config: Config) -> Source:
     """Read and check the data. Raises `Refused` with at most ten bad rows."""
     refuse_unwritable("outputs_dir", Path(config.outputs_dir).expanduser())
     source = bind(config.nodes["data"])()
+    check_source(config, source)
     if not source.train and source.world is None:
         raise Refused(f"data={config.choices['data']} gives no training pairs")
     return source

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dpo_lab.batch import Batch, Encoded, Outcome
+from dpo_lab.batch import Batch, Encoded, Outcome, Prompts
 from dpo_lab.errors import Stopped
 from dpo_lab.layouts import lay_out, split
 from dpo_lab.loader import Loader
 from dpo_lab.metrics import Meter
 from dpo_lab.objective import Objective
 from dpo_lab.policy import Policy
+from dpo_lab.population import Enumerated
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def fit(state: State, plan: Plan, effects: Effects) -> bool:
         for batch in micro:
             with policy.autocast():
                 outcome = state.objective(policy, batch)
-            total = outcome.scores.loss.sum()
+            total = outcome.total()
             (total / units).backward()
             loss += _finite(total, outcome, batch, state) / units
             state.meter.add(outcome, state.objective.units(batch))
@@ -141,8 +142,10 @@ def batches(
     indices: Sequence[int],
     micro_tokens: int,
     paired: bool,
-) -> list[Batch]:
+) -> Sequence[Batch | Prompts]:
     """The rows `indices`, laid out in as many micro-batches as the token budget asks for."""
+    if isinstance(rows, Enumerated):
+        return rows.batches(indices, micro_tokens, policy.device)
     parts = split(rows, indices, policy.layout, micro_tokens, paired)
     return [
         lay_out(rows, part, policy.layout, pad_id=policy.tokenizer.pad_id, paired=paired).to(
@@ -160,18 +163,20 @@ def _peak_memory_mb(policy: Policy) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
-def _finite(total: torch.Tensor, outcome: Outcome, batch: Batch, state: State) -> float:
+def _finite(total: torch.Tensor, outcome: Outcome, batch: Batch | Prompts, state: State) -> float:
     value = total.item()
     if value - value == 0.0:
         return value
     losses = outcome.scores.loss.detach()
-    bad = [batch.rows[i] for i in (~torch.isfinite(losses)).nonzero()[:, 0].tolist()]
+    each = len(losses) // len(batch.rows)  # more than one where a row is a sum over pairs
+    found = (~torch.isfinite(losses)).nonzero()[:, 0].tolist()
+    bad = list(dict.fromkeys(batch.rows[i // each] for i in found))
     raise Stopped(
         f"the loss of step {state.step + 1} is not finite; {_where(state, bad or batch.rows)}"
     )
 
 
-def _culprits(state: State, micro: list[Batch]) -> str:
+def _culprits(state: State, micro: Sequence[Batch | Prompts]) -> str:
     """The rows whose gradient is not finite when each is alone; all where none is."""
     policy, pairs = state.policy, state.objective.pairs
     bad = []
@@ -186,7 +191,7 @@ def _culprits(state: State, micro: list[Batch]) -> str:
     return _where(state, bad) if bad else f"the update has {_where(state, _rows(micro))}"
 
 
-def _rows(micro: list[Batch]) -> list[int]:
+def _rows(micro: Sequence[Batch | Prompts]) -> list[int]:
     return [row for batch in micro for row in batch.rows]
 
 

@@ -14,14 +14,18 @@ from dpo_lab.batch import Logps, Outcome, Pair
 Values = dict[str, tuple[Tensor, float]]
 
 
-def measure(outcome: Outcome, units: int) -> Values:
+def measure(outcome: Outcome, units: float) -> Values:
     """Metrics of one batch: name -> (values per row (B,), number that their sum is divided by)."""
-    scores = outcome.scores
-    values: Values = {"loss": (scores.loss.detach(), units)}
-    count = len(scores.loss)
+    scores, weights = outcome.scores, outcome.weights
+    count = len(scores.loss) if weights is None else float(weights.sum())
+
+    def weighted(tensor: Tensor) -> Tensor:
+        return tensor if weights is None else tensor * weights
 
     def add(name: str, tensor: Tensor) -> None:
-        values[name] = (tensor, count)
+        values[name] = (weighted(tensor), count)
+
+    values: Values = {"loss": (weighted(scores.loss.detach()), units)}
 
     if scores.chosen_reward is not None:
         add("rewards/chosen", scores.chosen_reward)
@@ -36,7 +40,7 @@ def measure(outcome: Outcome, units: int) -> Values:
     if base is not None:
         for side, logps in _sides(base):
             add(f"ref_logps/{side}", logps.total)
-    if outcome.start is not None:
+    if outcome.policy is not None and outcome.start is not None:
         ratios = {
             side: ours.total.detach() - theirs.total
             for (side, ours), (_, theirs) in zip(
@@ -55,7 +59,9 @@ def accuracy(margin: Tensor) -> Tensor:
     return (margin > 0).to(margin.dtype) + 0.5 * (margin == 0).to(margin.dtype)
 
 
-def _sides(logps: Pair[Logps] | Logps) -> list[tuple[str, Logps]]:
+def _sides(logps: Pair[Logps] | Logps | None) -> list[tuple[str, Logps]]:
+    if logps is None:
+        return []
     if isinstance(logps, Logps):
         return [("chosen", logps)]
     return [("chosen", logps.chosen), ("rejected", logps.rejected)]
@@ -67,7 +73,7 @@ class Meter:
     def __init__(self) -> None:
         self.sums: dict[str, list[float]] = {}
 
-    def add(self, outcome: Outcome, units: int) -> None:
+    def add(self, outcome: Outcome, units: float) -> None:
         """Add one batch; one transfer from the device."""
         values = measure(outcome, units)
         sums = torch.stack([tensor.sum(dtype=_wide(tensor)) for tensor, _ in values.values()])

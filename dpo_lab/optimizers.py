@@ -16,7 +16,8 @@ from torch.nn import Parameter
 from torch.optim import SGD, AdamW, Optimizer, RMSprop
 
 from dpo_lab.errors import Refused
-from dpo_lab.ranges import NonNegative, Positive, Range
+from dpo_lab.quasi_newton import Lbfgs
+from dpo_lab.ranges import Count, NonNegative, Positive, Range
 
 
 def adamw(
@@ -94,6 +95,21 @@ def sgd(
         )
     groups = _groups(named_parameters, weight_decay)
     return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+
+
+def lbfgs(
+    named_parameters: list[tuple[str, Parameter]],
+    *,
+    lr: Annotated[float, Positive] = 1.0,
+    history: Annotated[int, Count] = 20,
+) -> Optimizer:
+    """L-BFGS without line search, for objectives without noise (`model=tabular`, `loss=exact_rl`).
+
+    - `lr`: factor of every step, > 0; 1 is the full quasi-Newton step.
+    - `history`: steps and changes of the gradient that are remembered, each as large as the
+      weights.
+    """
+    return Lbfgs([parameter for _, parameter in named_parameters], lr=lr, history=history)
 
 
 def decays(name: str, parameter: Parameter) -> bool:

@@ -20,7 +20,6 @@ from dpo_lab.display import Display
 from dpo_lab.errors import Interrupted, Refused, Stopped
 from dpo_lab.evaluation import evaluate, write_rows
 from dpo_lab.folder import LOOKED_AT, RunFolder, read_json, write_json
-from dpo_lab.gauge import Gauge
 from dpo_lab.identity import identity
 from dpo_lab.intake import Intake
 from dpo_lab.loggers import MetricsLog, follow
@@ -138,6 +137,8 @@ class Job:
             state.policy.save(self.folder / "final")
         faults.place("export.written")
         self.log.close()
+        if self.gauge is not None:
+            write_json(self.folder / "gains.json", self.gauge.gains(state.policy))
         self.record["weights_sha256"] = state.policy.digest()
         self._write_record()
         curves.save(Run(self.folder))
@@ -147,18 +148,16 @@ class Job:
 
     def _assemble(self) -> State:
         """Policy, objective and optimizer, as they are before the first step."""
-        nodes, rows, names = self.config.nodes, self.intake.rows, self.intake.names
         assembly = Assembly(self.config, self.intake, self.cache, self.display.say, self._preparing)
         policy = assembly.policy()
         loader = assembly.loader()
         self.held.status("running", steps=loader.steps)
         objective = assembly.objective(policy, loader)
-        self.gauge = Gauge.of(self.intake.source.world, policy, nodes["loss"])
+        nodes, rows, names = self.config.nodes, self.intake.rows, self.intake.names
+        self.gauge = assembly.gauge(policy, objective)
         if self.held.saved is not None:
             same_facts(self.folder, self.record, assembly.facts)
-        self.record |= assembly.facts
-        if self.gauge is not None:
-            self.record["frontier"] = self.gauge.frontier()
+        self.record |= assembly.facts | (self.gauge.facts() if self.gauge else {})
         first = batches(policy, rows, loader.take(0)[:8], self.config.train.micro_tokens, True)[0]
         check_step_zero(policy, objective, first, [names[row] for row in first.rows])
         schedule = bind(nodes["schedule"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -12,10 +13,11 @@ from dpo_lab.batch import Encoded, Example
 from dpo_lab.cache import Cache, digest
 from dpo_lab.layouts import lay_out
 from dpo_lab.policy import Policy
+from dpo_lab.references import LeafTable
 from dpo_lab.references.table import SCORER_VERSION, Table, as_table, fill
 from dpo_lab.scoring import token_logps
 from dpo_lab.worlds import World
-from dpo_lab.worlds.enumeration import conditionals
+from dpo_lab.worlds.enumeration import conditionals, leaf_logps
 
 # A tree of more leaves than this a prompt is not enumerated to look up a few thousand rows.
 MOST_LEAVES = 200_000
@@ -35,6 +37,7 @@ class Scorer:
         progress: Callable[[int, int], None],
         world: World | None = None,
         examples: Sequence[Example] = (),
+        everything: bool = False,
     ):
         self.rows = rows
         self.wanted = wanted
@@ -42,9 +45,16 @@ class Scorer:
         self.progress = progress
         self.world = world
         self.examples = examples
+        self.everything = everything
 
-    def __call__(self, policy: Policy, weights: str) -> Table:
-        """A table of the wanted rows under `policy` as it is; `weights` is their digest."""
+    def __call__(self, policy: Policy, weights: str) -> Table | LeafTable:
+        """A table of the wanted rows under `policy` as it is; `weights` is their digest. With
+        `everything`, one of all responses of the world."""
+        if self.everything:
+            assert self.world is not None
+            leaves = torch.from_numpy(leaf_logps(policy, self.world))
+            sha = hashlib.sha256(leaves.numpy().tobytes()).hexdigest()
+            return LeafTable(leaves.to(policy.device), sha)
         parts = [SCORER_VERSION, weights, policy.dtype, policy.layout, str(policy.device)]
         parts.append(policy.legal)
         score = partial(_alone, policy)

@@ -8,23 +8,31 @@ of its prompt alone, whatever else is in the batch.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor, nn
 
-from dpo_lab.batch import Batch, Logps, Pair
+from dpo_lab.batch import Batch, Leaves, Logps, Pair, Prompts
 from dpo_lab.head import gather_logps, linear_logps, module_logps
 
 if TYPE_CHECKING:
     from dpo_lab.policy import Policy
 
 
-def logps(policy: Policy, batch: Batch) -> Pair[Logps] | Logps:
+@overload
+def logps(policy: Policy, batch: Batch) -> Pair[Logps] | Logps: ...
+@overload
+def logps(policy: Policy, batch: Prompts) -> Leaves: ...
+def logps(policy: Policy, batch: Batch | Prompts) -> Pair[Logps] | Logps | Leaves:
     """Log-probabilities of the batch's responses, summed over their tokens, nats, with gradient.
 
     `Logps` of the B chosen responses, or a `Pair` of them and the B rejected ones where the batch
-    is paired; float64 where the network is, else float32.
+    is paired; float64 where the network is, else float32. Of `Prompts`, those of every response.
     """
+    if isinstance(batch, Prompts):
+        from dpo_lab.worlds.enumeration import leaves  # which knows policies, and they know this
+
+        return batch.leaves(leaves(policy, batch.world, batch.numbers))
     values = token_logps(policy, batch)
     tokens = batch.tokens.to(values.device)
     total = values.new_zeros(len(tokens)).index_add(0, batch.owners.to(values.device), values)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import torch
 
-from dpo_lab.batch import Batch, Logps, Pair
+from dpo_lab.batch import Batch, Logps, Pair, Prompts
 from dpo_lab.errors import Stopped
 from dpo_lab.objective import Objective
 from dpo_lab.policy import Policy
+from dpo_lab.references import Reference
+from dpo_lab.scoring import logps
 
 # nats that one token's log-probability may differ by when it is computed in another batch
 PER_TOKEN = {"float64": 1e-10, "float32": 5e-5, "bfloat16": 0.15}
@@ -19,7 +21,12 @@ PER_TOKEN = {"float64": 1e-10, "float32": 5e-5, "bfloat16": 0.15}
 OF_SUM = {"float64": 1e-13, "float32": 2e-6, "bfloat16": 2e-3}
 
 
-def check_step_zero(policy: Policy, objective: Objective, batch: Batch, names: list[str]) -> None:
+def check_step_zero(
+    policy: Policy,
+    objective: Objective,
+    batch: Batch | Prompts,
+    names: list[str],
+) -> None:
     """Stop the run where the policy is not its reference before training, though it should be.
 
     The log-probability of each response may differ by the rounding of its tokens, which grows with
@@ -29,13 +36,16 @@ def check_step_zero(policy: Policy, objective: Objective, batch: Batch, names: l
     reference = objective.reference
     if reference is None or not reference.is_start:
         return
+    if isinstance(batch, Prompts):
+        return _check_leaves(policy, reference, batch, names)
     policy.eval()
     with torch.no_grad(), policy.autocast():
         outcome = objective(policy, batch)
-    known = reference.logps(batch)
+    scored, known = outcome.policy, reference.logps(batch)
+    assert scored is not None
     per_token = PER_TOKEN[policy.dtype]
     slack: dict[str, torch.Tensor] = {}
-    for side, ours, theirs in _sides(outcome.policy, known):
+    for side, ours, theirs in _sides(scored, known):
         slack[side] = per_token * theirs.tokens.sqrt() + OF_SUM[policy.dtype] * theirs.total.abs()
         off = (ours.total - theirs.total).abs()
         worst = int((off - slack[side]).argmax())
@@ -66,6 +76,20 @@ def check_step_zero(policy: Policy, objective: Objective, batch: Batch, names: l
         raise Stopped(
             f"step 0: the loss should have its initial value {float(expected.mean()):.6f}, "
             f"but is {float(outcome.scores.loss.mean()):.6f}"
+        )
+
+
+def _check_leaves(policy: Policy, reference: Reference, batch: Prompts, names: list[str]) -> None:
+    policy.eval()
+    with torch.no_grad(), policy.autocast():
+        ours = logps(policy, batch)
+    theirs = reference.logps(batch).total
+    slack = PER_TOKEN[policy.dtype] * ours.tokens.sqrt() + OF_SUM[policy.dtype] * theirs.abs()
+    over = ((ours.total - theirs).abs() - slack).amax(1)
+    if not bool((over <= 0).all()):
+        raise Stopped(
+            f"step 0: the policy should equal its reference, but after {names[int(over.argmax())]} "
+            f"the log-probability of a response differs by {float(over.max()):.2g} more than it may"
         )
 
 

@@ -51,7 +51,9 @@ def test_every_yaml_composes(path):
 
 
 def test_presets_compose():
-    for name in set(groups()["preset"]) - {"none"}:
+    assert compose(["model=tabular"]).choices["preset"] == "tabular"
+    assert compose(["model=tabular", "data=world"]).choices["preset"] == "tabular"
+    for name in set(groups()["preset"]) - {"none", "tabular"}:
         assert compose([f"data={name}"]).choices["preset"] == name
 
 

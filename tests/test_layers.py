@@ -17,10 +17,10 @@ LAYERS = [
     "allocator batch config ranges errors disk faults spelling options cache display weights hub "
     "rows turns formats combinations complaints overrides compose examples shapes columnar records "
     "mixture source data card truncation templates tokenizer tokens",
-    "losses optimizers schedules attention head precision model adapters probes policy "
-    "scoring metrics layouts loader worlds intake",
-    "references objective checkpoint loggers folder identity record origin results statistics "
-    "printing gauge evidence experiment",
+    "losses optimizers quasi_newton schedules attention head precision model adapters probes "
+    "policy tabular scoring metrics layouts loader worlds intake",
+    "references objective population checkpoint loggers folder identity record origin results "
+    "statistics printing gauge evidence experiment",
     "loop stepzero evaluation drawing bands charts grid comparison diagnostics tables curves "
     "page report scorer start signals finding pieces generators snapshot",
     "assembly run",

@@ -6,6 +6,7 @@ the first step; the network that gave them is then not needed. `ema` follows the
 is zero.
 """
 
+from dpo_lab.references.leaves import LeafTable
 from dpo_lab.references.moving import Moving, Uniform, ema, uniform
 from dpo_lab.references.reference import Changing, Reference, Stage
 from dpo_lab.references.static import adapter_off, auto, checkpoint, frozen, none
@@ -13,6 +14,7 @@ from dpo_lab.references.table import Table, fill
 
 __all__ = [
     "Changing",
+    "LeafTable",
     "Moving",
     "Reference",
     "Stage",

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from dpo_lab.batch import Batch, Logps, Pair
+from dpo_lab.batch import Batch, Leaves, Logps, Pair, Prompts
 from dpo_lab.policy import Policy
 from dpo_lab.ranges import Count, Range
 from dpo_lab.references.reference import Reference, Stage
@@ -56,7 +56,7 @@ class Moving:
         own = dict(self.copy.model.named_parameters())
         self._weights = {name: own[name] for name, _ in start.trainable()}
 
-    def logps(self, batch: Batch) -> Pair[Logps] | Logps:
+    def logps(self, batch: Batch | Prompts) -> Pair[Logps] | Logps | Leaves:
         """Log-probabilities under the copy, in eval mode, in the layout of the policy."""
         with torch.no_grad(), self.copy.autocast():
             return logps(self.copy, batch)
@@ -86,8 +86,10 @@ class Uniform:
     is_start = False
     digest = "uniform"
 
-    def logps(self, batch: Batch) -> Pair[Logps] | Logps:
-        """Zeros (B,) for each side."""
+    def logps(self, batch: Batch | Prompts) -> Pair[Logps] | Logps | Leaves:
+        """Zeros."""
+        if isinstance(batch, Prompts):
+            return batch.leaves(torch.zeros_like(batch.reward))
         size = len(batch.rows)
         sides = [
             Logps(torch.zeros(len(tokens), device=tokens.device), tokens)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
-
-from dpo_lab.batch import Batch, Logps, Pair
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dpo_lab.policy import Policy
+    from dpo_lab.references.leaves import LeafTable
     from dpo_lab.references.table import Table
 
 
@@ -25,8 +24,11 @@ class Reference(Protocol):
     is_start: bool
     digest: str
 
-    def logps(self, batch: Batch) -> Pair[Logps] | Logps:
-        """Log-probabilities of the batch's responses, each (B,), nats, without gradient."""
+    def logps(self, batch: Any) -> Any:
+        """Log-probabilities of the batch's responses, nats, without gradient.
+
+        Of a `Batch`: a `Pair` of `Logps`, or `Logps`, each (B,). Of `Prompts`: `Leaves`.
+        """
 
     def after_step(self, policy: Policy, step: int) -> None:
         """Called after update number `step` (1-based); static references do nothing."""
@@ -50,11 +52,11 @@ class Stage:
     - `start`: the policy as training will begin with it.
     - `base`: digest of the network under the start's adapter; of the start itself without one.
     - `score`: log-probabilities, under a policy with that digest of its weights, of every row that
-      this run will look at.
+      this run will look at; of every response, where the loss is over all of them.
     - `load`: another network from a folder or the hub, with this run's tokens.
     """
 
     start: Policy
     base: str
-    score: Callable[[Policy, str], Table]
+    score: Callable[[Policy, str], Table | LeafTable]
     load: Callable[[str], Policy]

@@ -25,8 +25,11 @@ SCORER_VERSION = 1
 class Table:
     """Log-probabilities of the rows of one run: `totals` (rows, 2), chosen and rejected, in nats.
 
-    Rows that were not asked for are NaN, so that a use of one shows at once.
+    Rows that were not asked for are NaN, so that a use of one shows at once. `leaves` (P, n) are
+    those of every response of a world, where someone has computed them.
     """
+
+    leaves: np.ndarray | None = None
 
     def __init__(self, totals: Tensor, digest: str, is_start: bool = False):
         self.totals = totals

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpo_lab.tabular import Tabular
 from dpo_lab.worlds.truth import World
 
 if TYPE_CHECKING:
@@ -26,7 +27,39 @@ def leaf_logps(policy: Policy, world: World) -> np.ndarray:
 
     Each row of probabilities sums to one, whatever the policy.
     """
+    if isinstance(policy, Tabular):
+        with torch.no_grad():
+            return policy.leaves(range(len(world.prompts))).cpu().numpy()
     return world.tree.fold(conditionals(policy, world))
+
+
+def leaves(policy: Policy, world: World, prompts: Sequence[int]) -> Tensor:
+    """The same for some prompts, (B, n) float64 with gradient.
+
+    One forward pass a level, through the KV cache: every prefix of the tree is computed once, so
+    memory grows with B times the prefixes. In the mode (training or not) that the model is in.
+    """
+    if isinstance(policy, Tabular):
+        return policy.leaves(prompts)
+    tree, device = world.tree, policy.device
+    legal = torch.as_tensor(world.legal_ids, device=device)
+    ids = torch.as_tensor(world.prompt_ids[list(prompts)], device=device)
+    prefix = torch.zeros(len(ids), 1, dtype=torch.float64, device=device)
+    parts, cache = [], None
+    for level in range(tree.depth):
+        with policy.plain():
+            out: Any = policy.model(
+                input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
+        table = out.logits[:, -1, legal].double().log_softmax(-1)
+        table = table.view(len(prefix), -1, tree.num_words + 1)
+        parts.append(prefix + table[:, :, 0])
+        prefix = (prefix[:, :, None] + table[:, :, 1:]).flatten(1)
+        if level + 1 < tree.depth:
+            cache = out.past_key_values
+            cache.batch_repeat_interleave(tree.num_words)
+            ids = legal[1:].repeat(len(ids))[:, None]
+    return torch.cat([*parts, prefix], 1)
 
 
 def conditionals(policy: Policy, world: World, *, max_rows: int = MAX_ROWS) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from dpo_lab.errors import Refused
-from dpo_lab.worlds.frontier import normalised
+from dpo_lab.worlds.frontier import normalised, tilt
 from dpo_lab.worlds.pairs import scores, win_probability
 from dpo_lab.worlds.truth import World
 
@@ -78,6 +78,34 @@ def sft(world: World) -> np.ndarray:
     _refuse_dependent(world)
     assert world.source is not None
     return normalised(world.source + np.log(2 * win_probability(world)))
+
+
+def unlikelihood(world: World, *, alpha: float) -> np.ndarray:
+    """The likelihood of chosen responses minus `alpha` times that of rejected ones.
+
+    source(y) (P - alpha (1 - P)) / Z, P as in `sft`: the responses that win less than a share
+    alpha / (1 + alpha) of their comparisons would get a negative one. Where there are any, the loss
+    has no minimum, and this is `Refused`. Needs what `sft` needs.
+    """
+    _refuse_dependent(world)
+    assert world.source is not None
+    win = win_probability(world)
+    weight = win - alpha * (1 - win)
+    if weight.min() <= 0:
+        raise Refused(
+            f"with alpha={alpha:g} the unlikelihood of responses that win less than "
+            f"{alpha / (1 + alpha):.2g} of their comparisons is without bound: there is no optimum"
+        )
+    return normalised(world.source + np.log(weight))
+
+
+def exact_rl(world: World, reference: np.ndarray, *, beta: float) -> np.ndarray:
+    """E[r] - beta KL(policy || reference): reference exp(r / beta) / Z (arXiv 2305.18290 eq. 4).
+
+    No pairs, so no condition on them; needs training on every prompt.
+    """
+    _refuse_held_out(world)
+    return tilt(reference, world.reward, beta)
 
 
 def _from_scores(world: World, reference: np.ndarray, beta: float, alpha: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dpo_lab.worlds.tree import Tree
 from dpo_lab.worlds.truth import Recipe, Table, World
 
 TRAIN, EVAL, SFT = range(3)
@@ -105,6 +106,43 @@ def win_probability(world: World) -> np.ndarray:
         out[index] = wins[inverse]
     flips = world.recipe.flips
     return (1 - flips) * out + flips * (1 - out)
+
+
+def pair_mass(world: World, prompt: int) -> np.ndarray:
+    """(n, n) probability that a training pair of a prompt has leaf i as chosen and j as rejected.
+
+    Of everything in the recipe: source, near-duplicates, label temperature, flips, length bias and
+    the annotator's error. Sums to one; the diagonal are ties.
+    """
+    assert world.source is not None
+    recipe, tree = world.recipe, world.tree
+    mass = np.exp(world.source[prompt])
+    drawn = (1 - recipe.near_duplicates) * mass[:, None] * mass
+    if recipe.near_duplicates:
+        first, second = neighbours(tree)
+        words = tree.words(first)
+        each = mass[first] / (1 - mass[0]) / (words * (tree.num_words - 1))
+        np.add.at(drawn, (first, second), recipe.near_duplicates * each)
+    score = scores(world)[prompt]
+    wins = preferred(recipe, score[:, None] - score)
+    wins = (1 - recipe.flips) * wins + recipe.flips * wins.T
+    return (drawn + drawn.T) * wins
+
+
+def neighbours(tree: Tree) -> tuple[np.ndarray, np.ndarray]:
+    """All ordered pairs of leaves that differ in exactly one word: (N,) numbers each."""
+    leaves = np.arange(1, tree.num_leaves)
+    words, digits = tree.words(leaves), tree.digits(leaves)
+    firsts, seconds = [], []
+    for place in range(tree.depth):
+        has = words > place
+        step = tree.num_words ** (words[has] - 1 - place)
+        for shift in range(1, tree.num_words):
+            old = digits[has, place]
+            new = (old + shift) % tree.num_words
+            firsts.append(leaves[has])
+            seconds.append(leaves[has] + (new - old) * step)
+    return np.concatenate(firsts), np.concatenate(seconds)
 
 
 def pair_means(world: World, values: np.ndarray) -> tuple[float, float]:
