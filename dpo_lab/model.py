@@ -25,7 +25,7 @@ from transformers import (
 
 from dpo_lab.errors import Refused
 from dpo_lab.hub import download
-from dpo_lab.ranges import Count, Dropout, NonNegative
+from dpo_lab.ranges import Count, Dropout, Seed
 
 if TYPE_CHECKING:
     from dpo_lab.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ def llama(
     tie_embeddings: bool = False,
     vocab_size: Annotated[int | None, Count] = None,
     dropout: Annotated[float, Dropout] = 0.0,
-    seed: Annotated[int, NonNegative] = 0,
+    seed: Annotated[int, Seed] = 0,
 ) -> PreTrainedModel:
     """A Llama with random weights (arXiv 2302.13971, 2307.09288).
 
