@@ -87,9 +87,12 @@ def above(
 
 def within(name: str, values: Mapping[Any, float], low: float, high: float) -> Check:
     """Does the mean over seeds lie between `low` and `high`?"""
+    expected = f"{name} between {low:g} and {high:g}"
+    if not values:
+        return Check(expected, "no seed has it", False, 0)
     mean = float(np.mean([*values.values()]))
     return Check(
-        f"{name} between {low:g} and {high:g}",
+        expected,
         f"{mean:.3f}, {_seeds(len(values))}",
         bool(low <= mean <= high),
         len(values),
@@ -112,10 +115,14 @@ def split(runs: Sequence[Run], *by: str) -> dict[Any, list[Run]]:
 
 
 def per_seed(runs: Sequence[Run], metric: str) -> dict[int, float]:
-    """The last value of a metric by seed; the mean where a seed has several runs."""
+    """The last value of a metric by seed; the mean where a seed has several runs.
+
+    A seed whose runs do not have it is left out: a run that hardly moved has no optimal share.
+    """
+    known = [run for run in runs if metric in run.metrics]
     return {
         seed: float(np.mean([run.metrics[metric] for run in some]))
-        for seed, some in split(runs, "seed").items()
+        for seed, some in split(known, "seed").items()
     }
 
 

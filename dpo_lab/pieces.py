@@ -34,7 +34,7 @@ def line(
     **more: Any,
 ) -> None:
     """A line through the means of `groups`, one group an x; bars are 95% bootstrap intervals."""
-    means = [float(np.mean(values)) for values in groups]
+    means = [_mean(values) for values in groups]
     axes.plot(
         xs,
         means,
@@ -57,7 +57,7 @@ def path(
     **more: Any,
 ) -> None:
     """A line through points that both coordinates of vary over seeds; bars both ways."""
-    across, up = ([float(np.mean(values)) for values in side] for side in (xs, ys))
+    across, up = ([_mean(values) for values in side] for side in (xs, ys))
     axes.plot(
         across,
         up,
@@ -85,6 +85,10 @@ def legend(axes: Axes, **more: Any) -> None:
 def ranked(table: Mapping[str, Mapping[Any, float]]) -> list[str]:
     """Names by the mean of their values, the highest first."""
     return sorted(table, key=lambda name: -float(np.mean([*table[name].values()])))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else np.nan  # a gap in the line
 
 
 def _bars(

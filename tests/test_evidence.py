@@ -60,6 +60,7 @@ def test_a_range_can_fail():
     assert within("x", seeds(0.4, 0.6), 0.45, 0.55).holds
     assert not within("x", seeds(0.4, 0.8), 0.45, 0.55).holds
     assert not within("x", seeds(float("nan")), 0, 1).holds
+    assert not within("x", {}, 0, 1).holds
 
 
 def test_runs_by_option_and_seed(tmp_path):
@@ -71,4 +72,5 @@ def test_runs_by_option_and_seed(tmp_path):
     assert [*found] == [(0.1, 0), (0.1, 1), (0.5, 0), (0.5, 1)]
     assert split(runs, "loss") == {"dpo": runs}
     values = per_seed(found[0.1, 0], "world/kl")
+    assert per_seed(runs, "world/none") == {}
     assert values == {0: pytest.approx(found[0.1, 0][0].metrics["world/kl"])}
