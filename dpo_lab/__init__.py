@@ -35,12 +35,10 @@ def train(
 
     config, folder, origin = chosen(list(overrides), config_dir, from_)
     from dpo_lab.cache import Cache
-    from dpo_lab.disk import writing
     from dpo_lab.intake import prepare, read
 
     cache = Cache(config.cache_dir)
-    with writing(cache.root):
-        intake = prepare(config, read(config), cache)
+    intake = prepare(config, read(config), cache)
     if origin is not None:
         origin.check(config, intake)
     from dpo_lab.run import run  # torch is loaded here, once nothing can be refused any more

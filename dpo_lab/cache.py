@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dpo_lab.disk import writing
+
 
 def default_root() -> Path:
     """`$DPO_LAB_CACHE`, else the user's cache folder."""
@@ -67,7 +69,7 @@ class Cache:
         place = self.place(kind, key)
         if place.is_dir():
             return place
-        with self.lock(kind, key):
+        with writing(place), self.lock(kind, key):
             if place.is_dir():  # somebody else built it while we waited
                 return place
             work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))

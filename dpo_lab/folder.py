@@ -53,6 +53,10 @@ class RunFolder:
                 path.mkdir()
             except FileExistsError:
                 continue
+            except OSError as error:
+                raise Refused(
+                    f"outputs_dir={config.outputs_dir}: {error.strerror}: {path}"
+                ) from None
             return cls(path, _lock(path, LOOKED_AT))
         raise Refused(f"{parent} already holds 1000 runs of this second")
 

@@ -122,7 +122,7 @@ def same_run(folder: Path, old: dict[str, Any], new: dict[str, Any], config: Con
 def same_facts(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `Stopped` where start or reference do not come out as when the run began."""
     for name in ("start", "reference", "start_logps"):
-        if name in old and old[name] != new[name]:
+        if old.get(name) and new[name] and old[name] != new[name]:
             raise Stopped(
                 f"{folder}: {name} does not come out as when the run began: it was {old[name]} "
                 f"and is {new[name]}\nanother machine, or other versions? start a new run"

@@ -50,7 +50,8 @@ def run(
     `Interrupted` after a signal; the run folder's `status.json` says the same.
     """
     name = identity(config, intake)
-    held = RunFolder.new(config, name) if folder is None else RunFolder.existing(folder, LOOKED_AT)
+    with writing(folder or Path(config.outputs_dir)):
+        held = RunFolder.existing(folder, LOOKED_AT) if folder else RunFolder.new(config, name)
     with closing(held), Display(quiet) as display, noted() as pressed:
         known = record(config, intake, name)
         if old := read_json(held.path / "record.json"):
@@ -248,13 +249,10 @@ class Job:
     def _save(self, state: State, step: int) -> None:
         """All that the next step depends on."""
         tensors, plain = snapshot.take(state)
-        more = {
-            "identity": self.record["identity"],
-            "metrics_bytes": self.log.offset(),
-            "best": self.best,
-        }
-        keep = self.config.checkpoint.keep
-        checkpoint.save(self.folder / "checkpoints", step, tensors, plain | more, keep)
+        more = {"identity": self.record["identity"], "best": self.best}
+        more["metrics_bytes"] = self.log.offset()
+        place, keep = self.folder / "checkpoints", self.config.checkpoint.keep
+        checkpoint.save(place, step, tensors, plain | more, keep)
         self.held.saved = step
         self.held.status("running", steps=state.loader.steps)
 
