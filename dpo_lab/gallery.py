@@ -15,6 +15,7 @@ from typing import Any
 
 from dpo_lab import experiment as experiments
 from dpo_lab.compose import compose
+from dpo_lab.errors import Refused
 from dpo_lab.live import clock
 
 WIDE = 660  # pixels of a small picture
@@ -33,10 +34,18 @@ A verdict of the quick form, or of fewer than five seeds, is an indication.
 
 
 def gallery(overrides: Sequence[str] = (), config_dir: str | None = None) -> Path:
-    """Write README.md and `gallery/` of the experiments' folder; returns the path of the page."""
+    """Write README.md and `gallery/` of the experiments' folder; returns the path of the page.
+
+    Raises `Refused` where that folder is part of an installed package.
+    """
     place = experiments.experiments_dir()
     if config_dir is not None and (Path(config_dir) / "experiments").is_dir():
         place = Path(config_dir) / "experiments"
+    if place.parent == Path(__file__).resolve().parent:
+        raise Refused(
+            f"{place} belongs to the installed lab; make the gallery in a checkout, or of your own "
+            "experiments with --config-dir DIR"
+        )
     outputs = Path(compose(overrides, config_dir).outputs_dir).expanduser()
     found = [
         (experiments.load(path.stem, config_dir), kept(path.stem, outputs, place / "gallery"))
