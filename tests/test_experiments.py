@@ -8,6 +8,7 @@ import pytest
 from dpo_lab import experiment as experiments
 from dpo_lab.compose import compose, jobs
 from dpo_lab.errors import Refused
+from dpo_lab.variants import compose_all
 from tests.browser import Browser
 
 NAMES = [*experiments.names()]
@@ -64,8 +65,8 @@ def test_all_sweeps_compose_in_every_form(name):
     one = experiments.load(name)
     for form in (one.words(), one.words(quick=True), one.real_words()):
         for words in form.values():
-            for job in jobs([experiments.placeholder(word) for word in words]):
-                compose(job)
+            made = compose_all(jobs([experiments.placeholder(word) for word in words]))
+            assert len({repr(config.plain) for config in made}) == len(made)  # all of them differ
 
 
 @pytest.mark.slow
