@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, overload
 
+import torch
 from torch import Tensor, nn
 
 from dpo_lab.batch import Batch, Leaves, Logps, Pair, Prompts
@@ -63,6 +64,17 @@ def token_logps(policy: Policy, batch: Batch) -> Tensor:
         weight = weight.index_select(0, legal)
         bias = None if bias is None else bias.index_select(0, legal)
     return linear_logps(hidden, weight, bias, targets, policy.matmul_dtype)
+
+
+def step_logps(policy: Policy, batch: Batch) -> Tensor:
+    """Log-probabilities (N, V) of every next token where a target of the batch is predicted.
+
+    Of the policy's legal tokens alone where it has such: V is then their number.
+    """
+    logits = _full_logits(policy, batch)
+    if policy.legal_ids is not None:
+        logits = logits[:, policy.legal_ids]
+    return logits.to(torch.float64 if policy.dtype == "float64" else torch.float32).log_softmax(-1)
 
 
 def states(policy: Policy, batch: Batch) -> Tensor:

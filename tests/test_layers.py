@@ -18,7 +18,7 @@ LAYERS = [
     "rows turns formats combinations complaints overrides compose examples shapes columnar records "
     "mixture source data card truncation templates tokenizer tokens",
     "losses optimizers quasi_newton schedules attention head precision model adapters probes "
-    "policy tabular scoring metrics layouts loader worlds intake",
+    "policy tabular sampling estimates scoring metrics layouts loader worlds intake",
     "references objective population checkpoint loggers folder identity record origin results "
     "statistics printing gauge evidence experiment",
     "loop stepzero evaluation drawing bands charts grid comparison diagnostics tables curves "

@@ -166,6 +166,12 @@ class World:
             np.array([prompts[str(row.prompt)] for row in examples], int), chosen, rejected
         )
 
+    def leaf(self, ids: Sequence[int]) -> int:
+        """The leaf that consists of these legal token ids, with EOS where it has one."""
+        first = self.token_ids[self.words[0]]
+        eos = self.token_ids[self.eos]
+        return self.tree.leaf([token - first for token in ids if token != eos])
+
     def _leaves(self, rows: list[tuple]) -> np.ndarray:
         """The leaf of each (row name, response, whether it ends)."""
         digit = {word: index for index, word in enumerate(self.words)}
