@@ -33,7 +33,7 @@ def test_a_search_that_is_killed_goes_on_with_new_suggestions(tmp_path):
         until(lambda: list(tmp_path.glob("*/*/status.json"))[3:], 300)
         below = children(process.pid)
         process.kill()
-        process.wait()
+        finish(process)
         until(lambda: not any(alive(pid) for pid in below), 60)
     finally:
         end([process.pid])
