@@ -32,7 +32,7 @@ def test_starts_of_one_second_get_a_folder_each(config, monkeypatch):
 def test_a_folder_has_one_holder_at_a_time(config):
     held = RunFolder.new(config, "abcdefgh")
     with pytest.raises(InUse, match=f"in use by process {os.getpid()}"):
-        RunFolder.existing(held.path)
+        RunFolder.existing(held.path).close()
     held.close()
     RunFolder.existing(held.path).close()
 

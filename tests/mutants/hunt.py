@@ -126,15 +126,15 @@ def mutants() -> list[Mutant]:
 
 
 class Watch:
-    """A plugin of pytest that notes the first failure."""
+    """A plugin of pytest that notes the first failure in a file."""
 
-    def __init__(self) -> None:
-        self.first: dict[str, str] = {}
+    def __init__(self, note: Path) -> None:
+        self.note = note
 
     def pytest_exception_interact(self, node: Any, call: Any, report: Any) -> None:
         where = "collection" if report.when == "collect" else node.nodeid
-        if not self.first:
-            self.first = {"test": where, "error": call.excinfo.typename}
+        if not self.note.exists():
+            self.note.write_text(json.dumps({"test": where, "error": call.excinfo.typename}))
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Outcome:
         """caught, SURVIVED, or BROKEN where the tests could not judge."""
         if self.status == 0:
             return "SURVIVED"
-        judged = self.status is None or self.status == 1
+        judged = self.status is None or bool(self.error)
         invalid = self.error in INVALID or self.test == "collection"
         return "caught" if judged and not invalid else "BROKEN"
 
@@ -206,14 +206,11 @@ def _child(scratch: Path, tests: Sequence[str], note: Path) -> None:
     import dpo_lab
 
     assert Path(dpo_lab.__file__).is_relative_to(scratch), dpo_lab.__file__
-    watch = Watch()
     basetemp = scratch / "tmp"
     status = pytest.main(
         ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", f"--basetemp={basetemp}", *tests],
-        plugins=[watch],
+        plugins=[Watch(note)],
     )
-    if watch.first:
-        note.write_text(json.dumps(watch.first))
     sys.stdout.flush()
     os._exit(int(status))
 
