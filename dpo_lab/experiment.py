@@ -10,7 +10,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import fsum
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +34,7 @@ class Real:
 
     - `common`: words in place of the experiment's; `sweeps`: words of single sweeps, likewise.
     - `parameters`, `pairs`, `tokens`: of the model, of the data, of a pair; `note`: what else.
-    - `drop`: keys of words that mean nothing there.
+    - `drop`: keys of words that mean nothing there; `leave_out`: sweeps, likewise.
     """
 
     common: list[str]
@@ -43,6 +43,7 @@ class Real:
     tokens: float
     sweeps: dict[str, list[str]] = field(default_factory=dict)
     drop: list[str] = field(default_factory=list)
+    leave_out: list[str] = field(default_factory=list)
     note: str = ""
 
     @property
@@ -108,6 +109,7 @@ class Experiment:
                 self.real.sweeps.get(name, []),
             )
             for name, own in self.sweeps.items()
+            if name not in self.real.leave_out
         }
 
     def figure_of(self) -> Callable[[Runs], Any]:
@@ -172,7 +174,6 @@ def load(name: str, config_dir: str | None = None) -> Experiment:
         for other in _wanted(words):
             if other not in sweeps:
                 raise Refused(f"{path}: {key} needs {other}{did_you_mean(other, sweeps)}")
-    real = said.get("real")
     return Experiment(
         name=name,
         path=path,
@@ -180,9 +181,22 @@ def load(name: str, config_dir: str | None = None) -> Experiment:
         common=said.get("common") or [],
         sweeps=sweeps,
         quick=quick,
-        real=None if real is None else Real(**real),
+        real=_real(path, said.get("real")),
         facts=said.get("facts") or [],
     )
+
+
+def _real(path: Path, said: dict[str, Any] | None) -> Real | None:
+    if said is None:
+        return None
+    known = [one.name for one in fields(Real)]
+    for key in said:
+        if key not in known:
+            raise Refused(f"{path}: real: unknown entry {key}{did_you_mean(key, known)}")
+    for key in ("common", "parameters", "pairs", "tokens"):
+        if key not in said:
+            raise Refused(f"{path}: real: {key} is missing")
+    return Real(**said)
 
 
 def merged(*lists: Sequence[str]) -> list[str]:

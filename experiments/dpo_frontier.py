@@ -70,9 +70,9 @@ def figure(runs):
     return Finding(
         panels=[
             Panel(
-                "Reward against KL", alt, partial(draw, runs, there, curve, best, right), 3.3, 3.0
+                "Reward against KL", alt, partial(draw, runs, there, curve, best, right), 3.3, 3.6
             ),
-            Panel("Share of the optimal gain", gap, partial(draw_share, runs, there), 3.3, 3.0),
+            Panel("Share of the optimal gain", gap, partial(draw_share, runs, there), 3.3, 3.6),
         ],
         rows=rows,
         checks=checks,
@@ -130,7 +130,7 @@ def draw(runs, there, curve, best, right, axes):
         )
     axes.set(xlabel="KL to the start, nats", ylabel="expected true reward")
     axes.set_xlim(-0.03 * right, right)
-    pieces.legend(axes, loc="lower right")
+    pieces.legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 
 def draw_share(runs, there, axes):

@@ -110,6 +110,8 @@ def test_what_comes_from_finished_sweeps(tmp_path):
         (("quick:\n", "quick:\n  none: []\n"), "there is no sweep none"),
         (("seconds: 2", "seconds: 2\ncolour: red"), "unknown entry colour"),
         (("title: A", "title: ["), "small.yaml"),
+        (("  tokens: 100", "  token: 100"), "real: unknown entry token; did you mean tokens"),
+        (("  tokens: 100", ""), "real: tokens is missing"),
     ],
 )
 def test_a_yaml_that_is_not_right_is_refused(mine, change, reason):
