@@ -36,6 +36,7 @@ def writing(path: Path, needed: int | None = None) -> Generator[None]:
         wanted = f"{needed:,} bytes were to be written, " if needed is not None else ""
         raise DiskFull(
             f"{where}: {os.strerror(number)}: {wanted}{free(where):,} bytes are free there"
+            + (" (ulimit -f says how large a file may be)" if number == errno.EFBIG else "")
         ) from None
 
 

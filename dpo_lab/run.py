@@ -69,7 +69,7 @@ def run(
             raise
         except DiskFull as full:
             held.ended("failed", str(full))
-            raise DiskFull(f"{full}; once some are, train.resume={held.path}") from None
+            raise DiskFull(f"{full}; when there is room, train.resume={held.path}") from None
         except BaseException as error:
             held.ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())}")
             raise

@@ -25,8 +25,9 @@ def lasted(folder: Path) -> float:
     return max(0.3, (folder / "status.json").stat().st_mtime - (folder / ".lock").stat().st_mtime)
 
 
-def killed(bench, words, before, wait=None, fault="") -> Path | None:
-    """Start, and have it killed; the folder where that happened, None where it came too late."""
+def killed(bench, words, before, wait=None, fault="") -> tuple[Path | None, str]:
+    """Start, and have it killed: the folder where that happened, None where it came too late; and
+    what was said."""
     process = bench.start(*words, DPO_LAB_FAULT=fault)
     resumed = [word.partition("=")[2] for word in words if word.startswith("train.resume=")]
     folder = Path(resumed[0]) if resumed else bench.appeared(before, process)
@@ -37,8 +38,8 @@ def killed(bench, words, before, wait=None, fault="") -> Path | None:
                 time.sleep(0.005)
         time.sleep(wait)
         process.kill()
-    process.communicate(timeout=300)
-    return folder if process.returncode == -9 else None
+    said, _ = process.communicate(timeout=300)
+    return (folder if process.returncode == -9 else None), said
 
 
 def lost(folder: Path) -> list[str]:
@@ -73,13 +74,13 @@ def test_r1(bench, tally, way):
             left = 1 - (max(whole(folder), default=0) if folder else 0) / STEPS
             wait = draw.uniform(0, lasted(bench.whole[variant]) * max(left, 0.2))
             fault = plan[len(told)]
-            struck = (
+            struck, said = (
                 killed(bench, words, before, wait=wait)
                 if way == "moments"
                 else killed(bench, words, before, fault=fault)
             )
             if struck is None:  # it was done before: begin again with another moment
-                assert way == "moments", f"{fault} was not passed after {told}"
+                assert way == "moments", f"{fault} not passed after {told}: {said}"
                 before, folder, told, problems = set(bench.runs()), None, [], []
                 continue
             folder = struck

@@ -101,7 +101,7 @@ def test_metrics_by_limit(bench, bare, tally):
     before = set(bench.runs())
     status, said = bench.go(*SETTINGS, *BARE, limit=size - 1500)
     (folder,) = set(bench.runs()) - before
-    found = complaint(status, said, folder / "metrics.jsonl")
+    found = complaint(status, said, folder.relative_to(bench.folder) / "metrics.jsonl")
     found += [] if (folder / "metrics.jsonl").read_bytes().endswith(b"}\n") else ["a torn line"]
     tally(not (found := found + goes_on(bench, folder, bare)), f"metrics, limit: {found}")
 
