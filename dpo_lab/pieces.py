@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +12,7 @@ from dpo_lab.evidence import interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-WIDTH = 3.3  # inches: one column of a paper
-HEIGHT = 2.7
+    from matplotlib.axis import Axis
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
@@ -82,9 +80,23 @@ def legend(axes: Axes, **more: Any) -> None:
     axes.legend(**{"fontsize": 6.5, "handlelength": 1.6, "labelspacing": 0.25, **more})
 
 
-def ranked(table: Mapping[str, Mapping[Any, float]]) -> list[str]:
-    """Names by the mean of their values, the highest first."""
-    return sorted(table, key=lambda name: -float(np.mean([*table[name].values()])))
+def logarithmic(axes: Axes, side: str, ticks: Sequence[float] = ()) -> None:
+    """Make the axis `x` or `y` logarithmic, with plain numbers at `ticks`, or at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator
+
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    (axes.set_xscale if side == "x" else axes.set_yscale)("log")
+    if len(ticks):
+        axis.set_ticks(ticks)
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    plain(axis)
+
+
+def plain(axis: Axis) -> None:
+    """Label an axis that is not linear with plain numbers, and its minor ticks not at all."""
+    axis.set_major_formatter(lambda value, place: f"{value:,.6g}")
+    axis.set_minor_formatter("")
 
 
 def _mean(values: Sequence[float]) -> float:

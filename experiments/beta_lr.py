@@ -80,6 +80,6 @@ def draw(cubes, axes):
         best = int(np.argmax(np.nan_to_num(values.mean(2), nan=-np.inf).max(0)))
         label = f"{NAMES[name]}, beta {betas[best]:g}"
         pieces.line(axes, rates, [*values[:, best]], look[name], label)
-    axes.set_xscale("log")
+    pieces.logarithmic(axes, "x", cubes["dpo"][1])
     axes.set(xlabel="learning rate", ylabel="share of the optimal gain")
     pieces.legend(axes, loc="best")

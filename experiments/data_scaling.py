@@ -78,9 +78,10 @@ def figure(runs):
 def draw(series, label, logarithmic, axes):
     for table, style, name in series:
         pieces.line(axes, [*table], [[*found.values()] for found in table.values()], style, name)
-    axes.set_xscale("log")
+    pieces.logarithmic(axes, "x", [*series[0][0]])
+    axes.tick_params(axis="x", labelsize=6.5)
     if logarithmic:
-        axes.set_yscale("log")
+        pieces.logarithmic(axes, "y")
         pieces.legend(axes)
     else:
         axes.axhline(1, color="#777777", linewidth=1.3)

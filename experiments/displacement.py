@@ -101,10 +101,9 @@ def draw_beta(betas, rows, fine, theory, axes):
         pieces.line(axes, betas, groups, style, side, linestyle="")
         axes.plot(fine, theory[:, place], color=style.colour, linewidth=1.0, label=f"{side}, pi*")
     axes.axhline(0, color="#777777", linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set_xticks(betas, [f"{beta:g}" for beta in betas])
-    axes.minorticks_off()
+    pieces.logarithmic(axes, "x", betas)
     axes.set_yscale("symlog", linthresh=1)
+    pieces.plain(axes.yaxis)
     axes.set(xlabel="beta", ylabel="log-ratio to the start, nats")
     pieces.legend(axes, loc="lower right")
 

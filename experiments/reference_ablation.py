@@ -149,9 +149,7 @@ def draw_share(share, axes):
         pieces.line(
             axes, betas, [[*found[beta].values()] for beta in betas], look[name], NAMES[name]
         )
-    axes.set_xscale("log")
     axes.set(xlabel="beta", ylabel="share of the optimal gain")
     betas = sorted({beta for found in share.values() for beta in found})
-    axes.set_xticks(betas, [f"{beta:g}" for beta in betas])
-    axes.minorticks_off()
+    pieces.logarithmic(axes, "x", betas)
     pieces.legend(axes, loc="best")
