@@ -32,6 +32,7 @@ from dpo_lab.policy import Policy, choose_layout
 from dpo_lab.population import Enumerated, Population
 from dpo_lab.references import LeafTable, Reference, Stage, Table
 from dpo_lab.scorer import Scorer
+from dpo_lab.soundings import Soundings
 from dpo_lab.tokenizer import Tokenizer
 from dpo_lab.weights import load_tensors, save_tensors
 
@@ -133,6 +134,15 @@ class Assembly:
         """What says where the policy stands in its world, if it has one."""
         world, loss = self.intake.source.world, self.config.nodes["loss"]
         return Gauge.of(world, policy, loss, objective.reference)
+
+    def soundings(self, policy: Policy) -> Soundings | None:
+        """What draws responses at every evaluation, if it is asked for."""
+        wanted, rows = self.config.eval, self.intake.rows
+        if not wanted.samples:
+            return None
+        prompts = [rows[index].prompt for index in self.intake.eval]
+        seed = self.config.seed
+        return Soundings(policy, prompts, wanted.samples, wanted.sample_tokens, seed)
 
     def _network(self) -> Policy:
         """The policy before its start is trained; without a network, where it is a table."""

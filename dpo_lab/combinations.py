@@ -111,6 +111,8 @@ def _check_exact(config: Config) -> None:
         if not config.nodes[group]["_target_"].endswith(f".{only}"):
             chosen = config.choices[group]
             raise Refused(f"model=tabular takes no {group}={chosen}: {why}\ntype {group}={only}")
+    if config.eval.samples:
+        raise Refused("model=tabular knows its KL exactly (world/kl)\ntype eval.samples=0")
     if config.train.dtype != "float64":
         raise Refused(
             f"model=tabular computes in float64, and train.dtype is {config.train.dtype}\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from dpo_lab.ranges import Count, Positive, Range, Seed
+from dpo_lab.ranges import Count, NonNegative, Positive, Range, Seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,8 @@ class Eval:
 
     every: Annotated[int | None, Count] = None
     logratios: bool = True
+    samples: Annotated[int, NonNegative] = 0
+    sample_tokens: Annotated[int, Count] = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ CLOSED = ("train", "tokens", "eval", "checkpoint")
 
 # nodes and options that may differ between two runs with the same result
 _WHERE = {"name", "outputs_dir", "cache_dir", "logger", "launcher", "sweeper", "checkpoint"}
-_WHEN = {"train.resume", "train.log_every", "eval.every", "eval.logratios"}
+_WHEN = {"train.resume", "train.log_every", "eval.every", "eval.logratios", "eval.samples"}
+_WHEN |= {"eval.sample_tokens"}
 HOUSEKEEPING = frozenset(_WHERE | _WHEN)
 
 

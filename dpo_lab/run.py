@@ -155,7 +155,7 @@ class Job:
         self.held.status("running", steps=loader.steps)
         objective = assembly.objective(policy, loader)
         nodes, rows, names = self.config.nodes, self.intake.rows, self.intake.names
-        self.gauge = assembly.gauge(policy, objective)
+        self.gauge, self.soundings = assembly.gauge(policy, objective), assembly.soundings(policy)
         if self.held.saved is not None:
             same_facts(self.folder, self.record, assembly.facts)
         self.record |= assembly.facts | (self.gauge.facts() if self.gauge else {})
@@ -228,6 +228,7 @@ class Job:
             write_rows(self.folder / "eval" / f"step_{step}.parquet", names, columns)
         if self.gauge is not None:
             metrics |= self.gauge(state.policy)
+        metrics |= self.soundings(state.policy) if self.soundings else {}
         if metrics:
             self.log.write("eval", step, metrics)
         if self.config.checkpoint.keep_best:

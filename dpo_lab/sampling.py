@@ -20,7 +20,7 @@ class Drawn:
 
     - `prompts`: token ids of the prompts; `of`: (N,) which prompt each response is to.
     - `responses`: their token ids, with the end where there is one; the others were cut.
-    - `temperature`: that they were drawn at.
+    - `temperature`: that they were drawn at. `stops`: the ids that end a response.
     """
 
     policy: Policy
@@ -28,6 +28,7 @@ class Drawn:
     of: list[int]
     responses: list[list[int]]
     temperature: float
+    stops: list[int]
 
 
 def draw(
@@ -50,6 +51,7 @@ def draw(
     - `seed`: of these draws alone; the global random state stays as it is.
     - `at_once`: responses in one forward pass; changes which responses are drawn.
     """
+    stops = stop_ids(policy.tokenizer)
     texts = [list(prompt) for prompt in prompts]
     of = [index for index in range(len(texts)) for _ in range(each)]
     generator = torch.Generator().manual_seed(seed)
@@ -60,15 +62,16 @@ def draw(
         with torch.no_grad(), policy.plain(), policy.autocast():
             for at in range(0, len(of), at_once):
                 part = [texts[index] for index in of[at : at + at_once]]
-                responses += _continue(policy, part, max_tokens, temperature, generator)
+                responses += _continue(policy, part, stops, max_tokens, temperature, generator)
     finally:
         policy.model.train(training)
-    return Drawn(policy, texts, of, responses, temperature)
+    return Drawn(policy, texts, of, responses, temperature, stops)
 
 
 def _continue(
     policy: Policy,
     prompts: list[list[int]],
+    stops: list[int],
     max_tokens: int,
     temperature: float,
     generator: torch.Generator,
@@ -78,7 +81,7 @@ def _continue(
     ids = torch.tensor([[pad] * (longest - len(row)) + row for row in prompts])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts])
     ids, mask = ids.to(policy.device), mask.to(policy.device)
-    stops = torch.tensor(stop_ids(policy.tokenizer), device=policy.device)
+    ends = torch.tensor(stops, device=policy.device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=policy.device)
     said: list[Tensor] = []
     cache: Any = None
@@ -90,7 +93,7 @@ def _continue(
         cache = out.past_key_values
         token = _choose(policy, out.logits[:, -1], temperature, generator)
         said.append(token.masked_fill(ended, -1))
-        ended |= torch.isin(token, stops)
+        ended |= torch.isin(token, ends)
         if bool(ended.all()):
             break
         ids = token[:, None]

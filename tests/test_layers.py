@@ -22,7 +22,7 @@ LAYERS = [
     "references objective population checkpoint loggers folder identity record origin results "
     "statistics printing gauge evidence experiment",
     "loop stepzero evaluation drawing bands charts grid comparison diagnostics tables curves "
-    "page report scorer start signals finding pieces generators snapshot",
+    "page report scorer soundings start signals finding pieces generators snapshot",
     "assembly run",
     "variants launchers jobs live sweepers sweep enumerated reproduce gallery",
     "__init__ __main__",
