@@ -26,7 +26,12 @@ def sees(config: Config) -> str | None:
         return "leaves"
     if not is_tabular(config):
         return None
-    return "pair" if "Pair" in policy else "chosen"
+    if policy not in ("Pair[Logps]", "Logps"):
+        raise Refused(
+            f"model=tabular sums a loss over pairs, or over chosen responses; "
+            f"loss={config.choices['loss']} takes {policy}\ntype loss=dpo, or model=tiny"
+        )
+    return "pair" if policy == "Pair[Logps]" else "chosen"
 
 
 def is_tabular(config: Config) -> bool:

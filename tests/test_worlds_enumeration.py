@@ -16,7 +16,7 @@ from dpo_lab.scoring import logps
 from dpo_lab.tokenizer import Tokenizer
 from dpo_lab.tokens import encode
 from dpo_lab.worlds import world
-from dpo_lab.worlds.enumeration import conditionals, leaf_logps, response_logps
+from dpo_lab.worlds.enumeration import conditionals, leaf_logps, leaves, response_logps
 
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
 
@@ -119,6 +119,41 @@ def test_a_tree_of_one_word_needs_no_cache():
     truth = world(words="good bad", depth=1, pairs=5, eval_pairs=1, sft_rows=1).world
     policy = policy_of(truth)
     np.testing.assert_allclose(leaf_logps(policy, truth), one_by_one(policy, truth), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [(LlamaForCausalLM, LlamaConfig), (MistralForCausalLM, MistralConfig)]
+)
+def test_with_gradient_leaves_are_the_same(truth, kind, config):
+    more = {"sliding_window": 3} if kind is MistralForCausalLM else {}
+    policy = policy_of(truth, kind, config, **more)
+    prompts = [5, 0, 2]
+    found = leaves(policy, truth, prompts)
+    assert found.requires_grad and found.dtype == torch.float64
+    np.testing.assert_allclose(found.detach(), leaf_logps(policy, truth)[prompts], atol=1e-12)
+
+
+def test_the_gradient_is_that_of_scoring_rows():
+    source = world(words="good bad not film", depth=4, pairs=32, eval_pairs=1, sft_rows=1)
+    truth = source.world
+    tokenizer = Tokenizer.from_words(truth.vocabulary[3:], truth.bos, truth.eos, truth.pad)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(truth.vocabulary), **SIZE))
+    policy = Policy(model, tokenizer, layout="padded", dtype="float64", legal=truth.legal_ids)
+    rows = encode(source.train, tokenizer, max_length=32, truncation="keep_start").rows
+    batch = lay_out(rows, list(range(32)), "padded", pad_id=tokenizer.pad_id, paired=True)
+    weights, table = torch.linspace(-1, 2, 32).double(), truth.locate(source.train)
+
+    def gradient(total):
+        policy.model.zero_grad()
+        (weights * total).sum().backward()
+        return torch.cat([p.grad.flatten() for _, p in policy.trainable()])
+
+    every = leaves(policy, truth, range(8))
+    ours = gradient(every[torch.tensor(table.prompt), torch.tensor(table.chosen)])
+    theirs = gradient(logps(policy, batch).chosen.total)
+    assert theirs.abs().max() > 0.1
+    np.testing.assert_allclose(ours, theirs, atol=1e-10)
 
 
 @pytest.mark.parametrize("layout", ["shared", "padded"])
