@@ -223,3 +223,12 @@ def test_truncation_and_padding_of_a_file_are_switched_off(tmp_path):
     backend.save(str(tmp_path / "tokenizer.json"))
     tokenizer = Tokenizer.from_folder(tmp_path)
     assert tokenizer.encode([CORPUS[0]]) == trained().encode([CORPUS[0]])
+
+
+def test_the_digest_is_of_all_that_decides_ids():
+    plain = trained()
+    other = plain.with_chat_template(plain.chat_template + " ")
+    renamed = Tokenizer(plain.backend, plain.config | plain.names | {"eos_token": "<|im_end|>"})
+    named = Tokenizer(plain.backend, plain.config | plain.names)
+    digests = {each.digest for each in (plain, other, renamed, named)}
+    assert len(digests) == 4 and plain.with_chat_template(plain.chat_template).digest in digests
