@@ -12,7 +12,7 @@ from dpo_lab.results import flat
 # where things are kept, and when they are written down
 HOUSEKEEPING = (
     "name outputs_dir cache_dir logger launcher sweeper checkpoint train.resume train.log_every "
-    "eval.every eval.logratios"
+    "eval.every eval.logratios eval.samples eval.sample_tokens"
 ).split()
 
 
