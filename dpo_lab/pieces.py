@@ -80,6 +80,11 @@ def legend(axes: Axes, **more: Any) -> None:
     axes.legend(**{"fontsize": 6.5, "handlelength": 1.6, "labelspacing": 0.25, **more})
 
 
+def legend_below(axes: Axes) -> None:
+    """A small legend under the axis, where it hides nothing."""
+    legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+
+
 def logarithmic(axes: Axes, side: str, ticks: Sequence[float] = ()) -> None:
     """Make the axis `x` or `y` logarithmic, with plain numbers at `ticks`, or at 1, 2 and 5."""
     from matplotlib.ticker import LogLocator

@@ -130,7 +130,7 @@ def draw(runs, there, curve, best, right, axes):
         )
     axes.set(xlabel="KL to the start, nats", ylabel="expected true reward")
     axes.set_xlim(-0.03 * right, right)
-    pieces.legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+    pieces.legend_below(axes)
 
 
 def draw_share(runs, there, axes):

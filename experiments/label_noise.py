@@ -67,14 +67,14 @@ def figure(runs):
                 "Exact reward against the share of flipped labels at one beta.",
                 partial(draw, at_beta, "expected true reward", clean, floor),
                 3.3,
-                2.9,
+                3.4,
             ),
             Panel(
                 f"Equal KL ({KL} nats)",
                 "Share of the optimal gain at one KL against the share of flipped labels.",
                 partial(draw, at_kl, "share of the optimal gain", None, None),
                 3.3,
-                2.9,
+                3.4,
             ),
         ],
         rows=rows,
@@ -122,4 +122,4 @@ def draw(table, label, clean, floor, axes):
         axes.axhline(clean, color="#777777", linewidth=1.3, label="optimum without flips")
         axes.axhline(floor, color="#777777", linewidth=1.0, linestyle=":", label="start")
     axes.set(xlabel="flipped labels, %", ylabel=label)
-    pieces.legend(axes, loc="best")
+        pieces.legend_below(axes)
