@@ -166,7 +166,7 @@ def scratch_copy(folder: Path) -> None:
             shutil.copy2(ROOT / name, folder / name)
 
 
-def run(scratch: Path, tests: Sequence[str]) -> Outcome:
+def run(scratch: Path, tests: Sequence[str], limit: float = LIMIT) -> Outcome:
     """Run tests on the copy, in a fork of this process; the first failure ends it."""
     note, began = scratch / "note.json", time.monotonic()
     note.unlink(missing_ok=True)
@@ -181,7 +181,7 @@ def run(scratch: Path, tests: Sequence[str]) -> Outcome:
             os._exit(70)
     status: int | None = None
     try:
-        while status is None and time.monotonic() - began < LIMIT:
+        while status is None and time.monotonic() - began < limit:
             time.sleep(0.02)
             done, code = os.waitpid(pid, os.WNOHANG)
             status = os.waitstatus_to_exitcode(code) if done else None
@@ -190,7 +190,7 @@ def run(scratch: Path, tests: Sequence[str]) -> Outcome:
             os.killpg(pid, signal.SIGKILL)  # itself where it did not end, and what it left
     if status is None:
         os.waitpid(pid, 0)
-        return Outcome(None, time.monotonic() - began, f"no end after {LIMIT} s")
+        return Outcome(None, time.monotonic() - began, f"no end after {limit} s")
     first = json.loads(note.read_text()) if note.is_file() else {}
     return Outcome(status, time.monotonic() - began, **first)
 
@@ -225,7 +225,7 @@ def hunt(chosen: Sequence[Mutant], scratch: Path) -> int:
         print("the copy is not what is imported", file=sys.stderr)
         return 2
     tests = list(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
-    control = run(scratch, tests)
+    control = run(scratch, tests, limit=LIMIT * len(tests))
     print(f"without a fault: {len(tests)} test files, {control.seconds:.0f} s", flush=True)
     if control.status != 0:
         print((scratch / "output.txt").read_text()[-3000:], file=sys.stderr)
@@ -261,19 +261,19 @@ def hunt(chosen: Sequence[Mutant], scratch: Path) -> int:
 def main(words: Sequence[str]) -> int:
     """The command."""
     every = mutants()
+    text = {mutant: f"{mutant.file} {mutant.fault} {mutant.traps}" for mutant in every}
+    chosen = [m for m in every if not words or any(word in text[m] for word in words)]
+    if not chosen:
+        print(f"no fault of {len(every)} has any of {', '.join(words)}", file=sys.stderr)
+        return 2
     stale = []
-    for mutant in every:
+    for mutant in chosen:
         try:
             mutant.applied((ROOT / mutant.file).read_text())
         except (Stale, SyntaxError, OSError) as error:
             stale.append(f"{mutant.fault}: {error}")
     if stale:
         print("\n".join(stale), file=sys.stderr)
-        return 2
-    text = {mutant: f"{mutant.file} {mutant.fault} {mutant.traps}" for mutant in every}
-    chosen = [m for m in every if not words or any(word in text[m] for word in words)]
-    if not chosen:
-        print(f"no fault of {len(every)} has any of {', '.join(words)}", file=sys.stderr)
         return 2
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
