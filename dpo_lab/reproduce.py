@@ -124,6 +124,7 @@ def real(experiment: Experiment) -> str:
 def perform(experiment: Experiment, asked: Asked) -> int:
     """Run what is missing, stage by stage, then draw and say what came."""
     quick = "--quick" in asked.flags
+    experiment.figure_of()  # what is wrong with it shows now, not after the runs
     words = experiment.words(quick, asked.overrides)
     count = sum(map(_combinations, words.values()))
     print(f"{experiment.title}: {experiment.paper}, {experiment.figure}")

@@ -122,4 +122,4 @@ def draw(table, label, clean, floor, axes):
         axes.axhline(clean, color="#777777", linewidth=1.3, label="optimum without flips")
         axes.axhline(floor, color="#777777", linewidth=1.0, linestyle=":", label="start")
     axes.set(xlabel="flipped labels, %", ylabel=label)
-        pieces.legend_below(axes)
+    pieces.legend_below(axes)
