@@ -189,6 +189,23 @@ def test_what_was_run_before_is_told_and_not_run_again(search, tmp_path, monkeyp
 
 
 @pytest.mark.slow
+def test_losses_are_searched_each_with_its_own_options(search):
+    def either(config, step):
+        loss = config.nodes["loss"]
+        share = loss.get("beta", 1) / 4 if "beta" in loss else loss["tau"]
+        return {"world/optimal_share": share * step / STEPS, "world/kl": 1.0}
+
+    words = ["loss=dpo,ipo", "loss.beta=interval(0.1,1)", "loss.tau=interval(0.1,1)"]
+    status, found, _, _ = search(*words, "sweeper.trials=8", "sweeper.startup=4", measured=either)
+    assert status == 0 and found["ended"] == {"done": 8}
+    for row in found["trials"]:
+        loss = row["overrides"][0]
+        own = {"loss=dpo": "loss.beta", "loss=ipo": "loss.tau"}[loss]
+        assert [word.partition("=")[0] for word in row["overrides"]] == ["loss", own]
+    assert found["best"][0]["overrides"][0] == "loss=ipo"
+
+
+@pytest.mark.slow
 def test_a_run_without_a_value_is_not_best_and_not_failed(search):
     def late(config, step):
         found = measure(config, step)
@@ -250,6 +267,7 @@ def test_a_search_is_done_by_one_process(search, tmp_path):
         (["sweeper.maximize=[loss]"], "loss is no metric of an evaluation"),
         (["sweeper.pruner=median", "eval.every=null"], "sees a run at its evaluations"),
         (["launcher.jobs=1,2"], "one launcher"),
+        (["sweeper.warmup=5"], "is for a pruner"),
     ],
 )
 def test_is_refused_before_anything_starts(search, tmp_path, words, says):

@@ -112,13 +112,33 @@ def test_an_option_is_searched_once():
         ("train.batch_size=interval(1.5,8)", "train.batch_size must be"),
         ("loss=interval(0,1)", "loss takes one option"),
         ("loss.betta=interval(0,1)", "loss.betta"),
-        ("loss=dpo,simpo,ipo", "loss=ipo has none"),
+        ("loss.gamma=interval(0,1)", "loss.gamma"),
+        ("loss=dpo,ippo", "did you mean loss=ipo"),
     ],
 )
 def test_both_ends_are_checked_against_the_option(word, says):
-    words = ["data=world_nano", *(["loss.beta=1,2"] if word.startswith("loss=dpo") else [])]
+    words = [word, "loss.beta=1,2"] if word.startswith("loss=") else ["loss=dpo,ipo", word]
     with pytest.raises(Refused, match=says.replace(".", r"\.")):
-        jobs_of(Space.of([*words, word]).corners())
+        jobs_of(Space.of(["data=world_nano", *words]).corners())
+
+
+def test_an_option_that_only_some_have_is_searched_for_those():
+    words = ["loss.beta=interval(0.05,2)", "loss=dpo,ipo", "loss.tau=interval(0.1,1)", "seed=3"]
+    space = Space.of(words)
+    assert [one.key for one in space.dimensions] == ["loss", "loss.beta", "loss.tau"]
+    assert space.corners() == [
+        ["loss.beta=0.05", "loss=dpo", "seed=3"],
+        ["loss.beta=2", "loss=dpo", "seed=3"],
+        ["loss=ipo", "loss.tau=0.1", "seed=3"],
+        ["loss=ipo", "loss.tau=1", "seed=3"],
+    ]
+    assert len(jobs_of([["data=world_nano", *one] for one in space.corners()])) == 4
+    mine = space.typed({"loss": "ipo", "loss.tau": 0.25})
+    assert mine == ["loss=ipo", "loss.tau=0.25"]
+    assert space.fill(mine) == ["loss=ipo", "loss.tau=0.25", "seed=3"]
+    assert first(words) == ["loss.beta=0.05", "loss=dpo", "seed=3"]
+    both = Space.of(["loss.beta=interval(0.05,2)", "loss=dpo,hinge"])
+    assert len(both.corners()) == 4 and not both.having
 
 
 # --------------------------------------------------------------------------------------- goals
@@ -170,6 +190,7 @@ def test_a_bound_recedes_where_it_is_broken_twice_and_not_less():
         ((["eval/x"], ["eval/x"], {}), "named twice"),
         (([], [], {"world/kl": "three"}), "at most a number, got three"),
         (([], [], {"world/kl": math.inf}), "at most a number"),
+        (([], [], 3), "written {METRIC: NUMBER}, got 3"),
     ],
 )
 def test_a_goal_that_makes_no_sense(given, says):

@@ -23,13 +23,14 @@ class Goal:
     at_most: Mapping[str, float]
 
     @classmethod
-    def of(
-        cls, maximize: Sequence[str], minimize: Sequence[str], at_most: Mapping[str, Any]
-    ) -> Goal:
+    def of(cls, maximize: Sequence[str], minimize: Sequence[str], at_most: Any = None) -> Goal:
         """A goal from the options of a sweeper; without any metric it is a small `eval/loss`.
 
         Raises `Refused` for what no evaluation could answer.
         """
+        at_most = {} if at_most is None else at_most
+        if not isinstance(at_most, dict):
+            raise Refused(f"sweeper.at_most is written {{METRIC: NUMBER}}, got {shown(at_most)}")
         for name, most in at_most.items():
             if isinstance(most, bool) or not isinstance(most, int | float) or most - most != 0:
                 raise Refused(f"sweeper.at_most: {name} is at most a number, got {shown(most)}")

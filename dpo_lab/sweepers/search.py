@@ -67,7 +67,7 @@ def optuna(
     """
     if find_spec("optuna") is None:
         raise Refused("sweeper=optuna needs optuna; type pip install 'dpo-lab[sweep]'")
-    goal = Goal.of(maximize, minimize, at_most or {})
+    goal = Goal.of(maximize, minimize, at_most)
     space = Space.of(overrides, config_dir)
     common: Common = {}
     corners = jobs_of(space.corners(), config_dir, common)
@@ -82,6 +82,8 @@ def optuna(
             f"sweeper.pruner={pruner} sees a run at its evaluations, and eval.every=null gives it "
             "none before the end\ntype eval.every=STEPS, or sweeper.pruner=none"
         )
+    if pruner == "none" and warmup:
+        raise Refused(f"sweeper.warmup={warmup} is for a pruner; add sweeper.pruner=median")
     desk.identify(corners)
     space = space.settled(config)
     how = {"sampler": sampler, "seed": seed, "startup": startup, "pruner": pruner, "warmup": warmup}
@@ -103,7 +105,7 @@ def optuna(
     held = RunFolder.existing(folder)
     try:
         path = Path(storage).expanduser() if storage else folder / "study.db"
-        study = Study(path.absolute(), f"dpo-lab-{name[:16]}", space.dimensions, goal, **how)
+        study = Study(path.absolute(), f"dpo-lab-{name[:16]}", space, goal, **how)
         return Search(desk, space, goal, study, held, corners, common, trials, parallel)
     except BaseException:
         held.close()
@@ -262,15 +264,14 @@ class Search:
             if step:
                 self.goal.check(event)
             measured = self.goal.measured(event)
-            for trial in one.trials:
-                self.study.report(trial, step, measured)
+            noted = [self.study.report(trial, step, measured) for trial in one.trials]
             if not why and step != one.tail.steps:
-                why = self._verdict(one, step, measured)
+                why = self._verdict(one, step, measured, noted[0])
             one.seen, one.before = step, measured
         return why
 
-    def _verdict(self, one: Pending, step: int, measured: dict[str, float]) -> str:
-        if self.study.behind(one.trials[0], step):
+    def _verdict(self, one: Pending, step: int, measured: dict[str, float], noted: bool) -> str:
+        if noted and self.study.behind(one.trials[0], step):
             return f"pruned at step {step}: behind with {self.goal.words(measured)}"
         if self.study.prunes and step >= self.study.warmup:
             name = self.goal.receding(one.before, measured)

@@ -1,7 +1,8 @@
 """What is searched: overrides in Hydra's sweep syntax, as the dimensions of a space.
 
 `choice(a,b)` or `a,b`; `range(1,10,3)`; `interval(0.05,2)`, whole numbers where the option is an
-int; `tag(log, interval(1e-5,1e-2))`. Other overrides are the same in every run.
+int; `tag(log, interval(1e-5,1e-2))`. Other overrides are the same in every run. An option that only
+some of several searched losses have (`loss=dpo,ipo` with `loss.beta`) is searched for those.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dpo_lab.compose import groups
+from dpo_lab.compose import calls, groups
 from dpo_lab.config import CLOSED, NODES, Config
 from dpo_lab.errors import Refused
 from dpo_lab.options import signature
@@ -60,10 +61,15 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """The overrides of a search, in order: texts, and dimensions in their places."""
+    """The overrides of a search, in order: texts, and dimensions in their places.
+
+    - `having`: of a dimension whose group is searched too and has options without it (`loss.beta`
+      with `loss=dpo,ipo`): the targets of those that have it, by option. Other runs go without it.
+    """
 
     slots: tuple[str | Dimension, ...]
     groups: frozenset[str]
+    having: Mapping[str, Mapping[str, str]]
 
     @classmethod
     def of(cls, overrides: Sequence[str], config_dir: str | None = None) -> Space:
@@ -78,7 +84,8 @@ class Space:
             if dimension.key in [slot.key for slot in slots if isinstance(slot, Dimension)]:
                 raise Refused(f"{shown(item.input_line)}: {dimension.key} is searched already")
             slots.append(dimension)
-        space = cls(tuple(slots), frozenset(known))
+        searched = {slot.key: slot.words for slot in slots if isinstance(slot, Dimension)}
+        space = cls(tuple(slots), frozenset(known), _having(searched, calls(config_dir)))
         if not space.dimensions:
             raise Refused(
                 "there is nothing to search: no option is given several values\n"
@@ -88,17 +95,25 @@ class Space:
 
     @property
     def dimensions(self) -> list[Dimension]:
-        """What is searched, in the order typed."""
-        return [slot for slot in self.slots if isinstance(slot, Dimension)]
+        """What is searched: groups first, since what they take decides what else there is."""
+        found = [slot for slot in self.slots if isinstance(slot, Dimension)]
+        return sorted(found, key=lambda one: one.key not in self.groups)
+
+    def applies(self, one: Dimension, params: Mapping[str, Any]) -> bool:
+        """Whether a run has this option. `params`: by key, those of groups at least."""
+        group = one.key.rpartition(".")[0]
+        return one.key not in self.having or params[group] in self.having[one.key]
 
     def typed(self, params: Mapping[str, Any]) -> list[str]:
-        """The searched overrides of one run. `params`: a value for each key."""
-        return [f"{one.key}={one.text(params[one.key])}" for one in self.dimensions]
+        """The searched overrides of one run, in the order typed. `params`: values by key."""
+        slots = [slot for slot in self.slots if isinstance(slot, Dimension)]
+        return [f"{one.key}={one.text(params[one.key])}" for one in slots if one.key in params]
 
     def fill(self, words: Sequence[str]) -> list[str]:
-        """All overrides of one run. `words`: those that are searched, in order."""
-        rest = iter(words)
-        return [slot if isinstance(slot, str) else next(rest) for slot in self.slots]
+        """All overrides of one run. `words`: those that are searched."""
+        by_key = {word.partition("=")[0]: word for word in words}
+        found = [slot if isinstance(slot, str) else by_key.get(slot.key) for slot in self.slots]
+        return [word for word in found if word is not None]
 
     def corners(self) -> list[list[str]]:
         """Overrides that hold every choice and both ends of every range, with each combination of
@@ -109,10 +124,11 @@ class Space:
         most = max((len(one.ends()) for one in others), default=1)
         found = []
         for options in itertools.product(*(one.ends() for one in chosen)):
+            value = dict(zip((one.key for one in chosen), options, strict=True))
+            here = [one for one in others if self.applies(one, value)]
             for turn in range(most):
-                value = dict(zip((one.key for one in chosen), options, strict=True))
-                value |= {one.key: one.ends()[min(turn, len(one.ends()) - 1)] for one in others}
-                found.append(self.fill([f"{one.key}={value[one.key]}" for one in self.dimensions]))
+                value |= {one.key: one.ends()[min(turn, len(one.ends()) - 1)] for one in here}
+                found.append(self.fill([f"{key}={word}" for key, word in value.items()]))
         return found
 
     def settled(self, config: Config) -> Space:
@@ -121,25 +137,56 @@ class Space:
             self,
             slots=tuple(
                 replace(slot, whole=True)
-                if isinstance(slot, Dimension) and _is_int(slot.key, config)
+                if isinstance(slot, Dimension) and self._is_int(slot.key, config)
                 else slot
                 for slot in self.slots
             ),
         )
 
+    def _is_int(self, key: str, config: Config) -> bool:
+        """Whether the option `key` (`train.batch_size`) takes whole numbers."""
+        head, _, name = key.lstrip("+").rpartition(".")
+        if key in self.having:
+            target = next(iter(self.having[key].values()))
+        elif head in CLOSED or not head:
+            target = f"dpo_lab.config.{NODES[head or 'root'].__name__}"
+        else:
+            target = config.nodes.get(head, {}).get("_target_")
+        knob = signature(target).knobs.get(name) if target else None
+        return knob is not None and knob.text.split(" ")[0] == "int"
+
+
+def _having(
+    searched: Mapping[str, Sequence[str]], targets: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """`Space.having`. `searched`: key -> values. An option that none has stays, to be refused."""
+    found = {}
+    for key in searched:
+        group, _, name = key.rpartition(".")
+        if group in searched and group in targets:
+            there = targets[group]
+            options = {word: there[word] for word in searched[group] if word in there}
+            having = {word: call for word, call in options.items() if name in signature(call).knobs}
+            if 0 < len(having) < len(options):
+                found[key] = having
+    return found
+
 
 def first(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
     """Of several values that an override gives, the first; for what is the same in all runs."""
     known = groups(config_dir)
-    found = []
+    given: dict[str, list[str]] = {}
+    found: list[tuple[str, str]] = []
     for item in parse(overrides, known):
-        text = str(item.input_line)
+        key, text = item.get_key_element(), str(item.input_line)
         if item.is_interval_sweep():
-            text = f"{item.get_key_element()}={_dimension(item, known).ends()[0]}"
+            given[key] = list(_dimension(item, known).ends())
         elif item.is_sweep_override():
-            text = f"{item.get_key_element()}={values(item, known)[0]}"
-        found.append(text)
-    return found
+            given[key] = values(item, known)
+        found.append((key, f"{key}={given[key][0]}" if key in given else text))
+    having = _having(given, calls(config_dir))
+    left_out = {key for key in having if given[key.rpartition(".")[0]][0] not in having[key]}
+    return [text for key, text in found if key not in left_out]
 
 
 def _dimension(item: Override, known: Mapping[str, Sequence[str]]) -> Dimension:
@@ -171,14 +218,3 @@ def _dimension(item: Override, known: Mapping[str, Sequence[str]]) -> Dimension:
     if dimension.log and dimension.low is not None and dimension.low <= 0:
         raise Refused(f"{text}: a log interval holds numbers > 0 only")
     return dimension
-
-
-def _is_int(key: str, config: Config) -> bool:
-    """Whether the option `key` (`train.batch_size`) takes whole numbers."""
-    head, _, name = key.lstrip("+").rpartition(".")
-    if head in CLOSED or not head:
-        target = f"dpo_lab.config.{NODES[head or 'root'].__name__}"
-    else:
-        target = config.nodes.get(head, {}).get("_target_")
-    knob = signature(target).knobs.get(name) if target else None
-    return knob is not None and knob.text.split(" ")[0] == "int"

@@ -6,16 +6,15 @@ are asked for and when they are told, so a study outlives whatever ends the swee
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_lab.errors import Refused
 from dpo_lab.sweepers.goal import Goal
-from dpo_lab.sweepers.space import Dimension
+from dpo_lab.sweepers.space import Dimension, Space
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.pruners import BasePruner
     from optuna.trial import FrozenTrial, Trial
 
@@ -35,7 +34,7 @@ class Study:
         self,
         path: Path,
         name: str,
-        dimensions: Sequence[Dimension],
+        space: Space,
         goal: Goal,
         *,
         sampler: str,
@@ -51,7 +50,7 @@ class Study:
         self.startup = startup
         self.warmup = warmup
         self.prunes = pruner != "none"
-        self._space = {one.key: _distribution(one) for one in dimensions}
+        self.space = space
         try:
             storage = optuna.storages.RDBStorage(
                 f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}}
@@ -96,13 +95,18 @@ class Study:
                 self._study.tell(trial.number, state=_state("FAIL"))
             elif trial.state.name != "FAIL":
                 continue
-            if trial.number not in again and trial.params.keys() == self._space.keys():
+            if trial.number not in again and "run" in trial.user_attrs:
                 attrs = {"again": trial.number, "lost": steps.get(trial.number, 0)}
                 self._study.enqueue_trial(trial.params, user_attrs=attrs)
 
     def ask(self) -> Trial:
         """The next trial: one from the queue, else a new suggestion."""
-        return self._study.ask(self._space)
+        trial = self._study.ask()
+        params: dict[str, Any] = {}
+        for one in self.space.dimensions:
+            if self.space.applies(one, params):
+                params[one.key] = _suggest(trial, one)
+        return trial
 
     def note(
         self, trial: Trial, overrides: list[str], identity: str, folder: Path, begun: int
@@ -111,11 +115,16 @@ class Study:
         run = {"overrides": overrides, "identity": identity, "folder": str(folder), "begun": begun}
         trial.set_user_attr("run", run)
 
-    def report(self, trial: Trial, step: int, measured: Mapping[str, float]) -> None:
-        """An evaluation of a trial, for the pruner; one beyond a bound is no measure for others."""
+    def report(self, trial: Trial, step: int, measured: Mapping[str, float]) -> bool:
+        """Note an evaluation for the pruner; one beyond a bound is no measure for others.
+
+        Returns whether it was noted.
+        """
         (metric, *more) = self.goal.metrics
-        if not more and metric in measured and not self.goal.broken(measured):
-            trial.report(measured[metric], step)
+        if more or metric not in measured or self.goal.broken(measured):
+            return False
+        trial.report(measured[metric], step)
+        return True
 
     def behind(self, trial: Trial, step: int) -> bool:
         """Whether the pruner would end a trial after its report of this step.
@@ -157,18 +166,14 @@ class Study:
         return None
 
 
-def _distribution(one: Dimension) -> BaseDistribution:
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
+def _suggest(trial: Trial, one: Dimension) -> Any:
     if one.low is None:
-        return CategoricalDistribution(one.words)
+        return trial.suggest_categorical(one.key, one.words)
     if one.whole:
-        return IntDistribution(int(one.low), int(one.high), log=one.log, step=int(one.step))
-    return FloatDistribution(one.low, one.high, log=one.log, step=one.step if one.words else None)
+        low, high, step = int(one.low), int(one.high), int(one.step)
+        return trial.suggest_int(one.key, low, high, step=step, log=one.log)
+    step = one.step if one.words else None
+    return trial.suggest_float(one.key, one.low, one.high, step=step, log=one.log)
 
 
 def _pruner(name: str, warmup: int) -> BasePruner:
