@@ -70,7 +70,7 @@ def faulty(
             time.sleep(300)
         if how == "note":
             seen = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.get_num_threads()
-            (HERE / "seen").write_text(repr(seen))
+            (HERE / f"seen-{beta}").write_text(repr(seen))
     return dpo(policy, reference, beta=beta)
 """
 

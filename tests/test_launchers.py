@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from sweeps import alive, assembled, children, do, end, jobs_of, until, write_faulty
+from sweeps import (
+    alive,
+    assembled,
+    children,
+    command,
+    do,
+    end,
+    finish,
+    jobs_of,
+    until,
+    write_faulty,
+)
 
 import dpo_lab
 from dpo_lab.compose import compose
@@ -83,7 +94,7 @@ def test_a_job_is_the_run_that_one_command_does(launcher, faulty, tmp_path):
     words = ["loss=faulty", "loss.beta=0.2", "loss.how=note", "train.threads=null", "seed=3"]
     (job,) = do(launcher, [*words, f"outputs_dir={tmp_path}"], faulty)
     assert job.state == "done" and job.began < job.ended
-    assert (faulty / "seen").read_text() in ("('3', 1)", "('5', 1)")
+    assert (faulty / "seen-0.2").read_text() in ("('3', 1)", "('5', 1)")
     record = read_json(job.folder / "record.json")
     assert record["command"] == " ".join(sys.argv) and record["threads"] == 1
     alone = dpo_lab.train(list(job.config.overrides), config_dir=str(faulty))
@@ -92,6 +103,22 @@ def test_a_job_is_the_run_that_one_command_does(launcher, faulty, tmp_path):
         load_file(folder / "final" / "model.safetensors") for folder in (job.folder, alone.folder)
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
+
+
+@pytest.mark.slow
+def test_jobs_share_out_accelerators_and_threads(tmp_path):
+    """Two accelerators that are not really there: what matters is who is told of which."""
+    mine = write_faulty(tmp_path / "mine")
+    words = ["loss=faulty", "loss.beta=0.2,0.3", "loss.how=note", "train.threads=null"]
+    there = os.environ | {"CUDA_VISIBLE_DEVICES": "7,8"}
+    process = command(*words, f"outputs_dir={tmp_path / 'out'}", config_dir=mine, env=there)
+    status, out, err = finish(process)
+    assert status == 0 and "2 done now" in out, err
+    each = max(1, cores() // 2)
+    seen = {(mine / f"seen-{beta}").read_text() for beta in (0.2, 0.3)}
+    assert seen == {f"('7', {each})", f"('8', {each})"}
+    records = [read_json(path) for path in tmp_path.glob("out/*/*/record.json")]
+    assert [record["threads"] for record in records] == [each, each]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")

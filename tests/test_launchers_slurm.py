@@ -129,7 +129,7 @@ def test_a_job_that_cannot_save_in_time_goes_back_into_the_queue_all_the_same(tm
     mine = write_faulty(tmp_path / "mine")
     words = ["loss=faulty", "loss.how=hang", "loss.beta=0.2", "launcher.notice=3"]
     process = submit(tmp_path, *words, config_dir=mine)
-    (folder,) = until(lambda: [*filter(assembled, tmp_path.glob("out/*/loss*"))], 200)
+    (folder,) = until(lambda: [*filter(assembled, tmp_path.glob("out/*/run-*"))], 200)
     first = read_json(folder / "status.json")["pid"]
     (mine / "mended").touch()
     os.kill(first, signal.SIGUSR2)
