@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ Every claim is tested in the built-in world, whose rewards, KL and optima are ex
 network: that a claim holds or fails here says what the losses do, not what a large model would.
 A verdict of the quick form, or of fewer than five seeds, is an indication.
 
-| experiment | claim | verdict | runs, time on one core |
+| experiment | claim | verdict | runs, about how long on one core |
 |---|---|---|---|
 """
 
@@ -99,13 +100,15 @@ def render(found: Sequence[tuple[experiments.Experiment, dict[str, Any] | None]]
         runs = 0 if finding is None else finding["runs"]
         cost = f"{runs}, {clock(runs * one.seconds)}" if runs else "none"
         link = f"[{one.name}](#{one.name})"
-        rows.append(f"| {link} | {_line(one.claim)} | {verdict} | {cost} |")
+        said = finding or {"claim": one.claim}
+        rows.append(f"| {link} | {_line(said['claim'])} | {verdict} | {cost} |")
         if finding is None:
             continue
         command = f"dpo-lab reproduce {one.name}"
         command += " --quick" if finding["form"] == "quick" else ""
         checks = [
-            f"- {'yes' if check['holds'] else '**no**'}: {check['expected']}: {check['came']}"
+            f"- {'yes' if check['holds'] else '**no**'}: {_line(check['expected'])}: "
+            f"{_line(check['came'])}"
             for check in finding["checks"]
         ]
         parts += [
@@ -114,12 +117,12 @@ def render(found: Sequence[tuple[experiments.Experiment, dict[str, Any] | None]]
             f"![{_line(' '.join(finding['alt']))}](gallery/{one.name}.png)",
             f"**{finding['verdict'].capitalize()}**, in the {finding['form']} form. "
             f"{_line(finding['came'])}",
-            f"Expected: {_line(one.expect)}",
+            f"Expected: {_line(finding['expect'])}",
             "\n".join(checks),
-            f"    {command}",
+            f"`{command}`",
         ]
     return _HEAD + "\n".join(rows) + "\n\n" + "\n\n".join(parts) + "\n"
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return re.sub(r"([|*_])", r"\\\1", " ".join(text.split()))

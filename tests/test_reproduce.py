@@ -159,13 +159,16 @@ def test_the_gallery_shows_what_was_found_and_what_was_not(mine):
         "verdict": "holds",
         "runs": 4,
         "form": "quick",
-        "came": "It came | so.",
+        "came": "It came | so, to pi*.",
+        "claim": "As it was.",
+        "expect": "What was asked then.",
         "alt": ["seen"],
         "checks": [{"expected": "a", "came": "1", "holds": False}],
     }
     page = render([(one, found), (one, None)])
     assert "| holds | 4, 0:08 |" in page and "| not run yet | none |" in page
-    assert "![seen](gallery/small.png)" in page and "It came \\| so." in page
+    assert "![seen](gallery/small.png)" in page and "It came \\| so, to pi\\*." in page
+    assert "| As it was. |" in page and "Expected: What was asked then." in page
     assert "- **no**: a: 1" in page and "dpo-lab reproduce small --quick" in page
 
 
