@@ -4,13 +4,20 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+from sweeps import NANO
+
+from dpo_lab import launchers
+from dpo_lab.__main__ import main
 from dpo_lab.config import Config
 from dpo_lab.folder import write_json
 from dpo_lab.launchers.job import Job
 
 STEPS, EVERY = 40, 10
+SPACE = ["loss.beta=tag(log,interval(0.1,10))", "optimizer.lr=tag(log,interval(1e-5,1e-1))"]
+SHARE = ["sweeper=optuna", "sweeper.maximize=[world/optimal_share]", "eval.every=10"]
 
 
 def measure(config: Config, step: int) -> dict[str, float]:
@@ -100,3 +107,19 @@ class Formula:
     def _end(self, job: Job, state: Any, reason: str = "", **more: Any) -> None:
         job.state, job.reason, job.ended = state, reason, time.time()
         self._status(job, state, reason=reason, **more)
+
+
+def searcher(root, monkeypatch, capsys):
+    """Returns what does a search over formulas in the folder `root`: its words, and options of
+    `Formula`, to its exit status, what it found, and what it said.
+    """
+
+    def do(*words: str, **how):
+        monkeypatch.setattr(launchers, "local", partial(Formula, **how))
+        space = [] if any("loss.beta" in word for word in words) else SPACE
+        status = main(["-m", *NANO, *SHARE, *space, f"outputs_dir={root}", *words])
+        out, err = capsys.readouterr()
+        written = sorted(root.glob("*/search-*/search.json"), key=lambda p: p.stat().st_mtime)
+        return status, json.loads(written[-1].read_text()) if written else {}, out, err
+
+    return do

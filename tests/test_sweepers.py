@@ -4,37 +4,22 @@ import json
 import re
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
-from searches import EVERY, STEPS, Formula, measure
+from searches import EVERY, STEPS, Formula, measure, searcher
 from sweeps import NANO
 
 from dpo_lab import launchers
 from dpo_lab.__main__ import main, usage
 from dpo_lab.__main__ import parse as parse_line
 from dpo_lab.compose import compose
-from dpo_lab.folder import RunFolder
 from dpo_lab.jobs import Desk, expand
-
-SPACE = ["loss.beta=tag(log,interval(0.1,10))", "optimizer.lr=tag(log,interval(1e-5,1e-1))"]
-SHARE = ["sweeper=optuna", "sweeper.maximize=[world/optimal_share]", "eval.every=10"]
 
 
 @pytest.fixture
 def search(tmp_path, monkeypatch, capsys):
-    """Do a search over formulas; returns its exit status, what it found, and what it said."""
-
-    def do(*words: str, **how):
-        monkeypatch.setattr(launchers, "local", partial(Formula, **how))
-        space = [] if any("loss.beta" in word for word in words) else SPACE
-        status = main(["-m", *NANO, *SHARE, *space, f"outputs_dir={tmp_path}", *words])
-        out, err = capsys.readouterr()
-        written = sorted(tmp_path.glob("*/search-*/search.json"), key=lambda p: p.stat().st_mtime)
-        return status, json.loads(written[-1].read_text()) if written else {}, out, err
-
-    return do
+    return searcher(tmp_path, monkeypatch, capsys)
 
 
 def folders(root: Path) -> list[str]:
@@ -60,47 +45,6 @@ def test_a_search_from_end_to_end(search, tmp_path):
     assert "search: 6 trials: 6 done; 240 steps trained" in lines
     assert found["best"][0]["command"] in out and lines[-1].endswith("search.json")
     assert len(folders(tmp_path)) == 6
-
-
-@pytest.mark.slow
-def test_the_same_command_does_nothing_and_more_trials_only_those(search):
-    _, first, _, _ = search("sweeper.trials=3")
-    status, again, out, err = search("sweeper.trials=3")
-    assert status == 0 and again == first and "begins" not in err
-    assert out.startswith("search: 3 trials: 3 done")
-    status, more, _, err = search("sweeper.trials=5")
-    assert status == 0 and more["trials"][:3] == first["trials"] and err.count("begins") == 2
-    tried = [tuple(row["overrides"]) for row in more["trials"]]
-    assert len(set(tried)) == 5, "a sampler that starts again must not repeat itself"
-
-
-@pytest.mark.slow
-def test_a_seed_repeats_a_search_and_another_does_not(search, tmp_path):
-    def tried(*words):
-        found = search("sweeper.trials=7", "sweeper.startup=3", *words)[1]
-        return [row["overrides"] for row in found["trials"]]
-
-    here = tried()
-    assert tried(f"outputs_dir={tmp_path / 'again'}") == here
-    assert tried("sweeper.seed=1") != here
-    random = tried("sweeper.sampler=random")
-    assert random[3:] != here[3:]
-
-
-def test_a_failed_run_fails_alone_and_is_tried_again_by_the_next_command(search):
-    def steep(config):
-        return config.nodes["loss"]["beta"] > 1
-
-    status, found, out, _ = search("sweeper.trials=4", fails=steep)
-    failed = [row for row in found["trials"] if row["state"] == "failed"]
-    assert status == 1 and 0 < len(failed) < 4 and found["ended"]["done"] == 4 - len(failed)
-    assert all(row["reason"] == "ArithmeticError: no" for row in failed)
-    assert "the same command again runs what is missing" in out
-    status, mended, _, err = search("sweeper.trials=4")
-    assert status == 0 and err.count("begins") == len(failed)
-    assert mended["ended"] == {"done": 4} and len(mended["trials"]) == 4 + len(failed)
-    again = [row["overrides"] for row in mended["trials"][4:]]
-    assert again == [row["overrides"] for row in failed]
 
 
 @pytest.mark.slow
@@ -216,45 +160,6 @@ def test_a_run_without_a_value_is_not_best_and_not_failed(search):
     assert status == 0 and without and found["ended"]["no value"] == len(without)
     assert all(row["reason"] == "ended without world/optimal_share" for row in without)
     assert f"{len(without)} no value" in out
-
-
-def test_a_search_that_was_cut_off_goes_on(search, tmp_path):
-    status, before, _, _ = search("sweeper.trials=4", dies=11)
-    assert status == 130
-    left = len([row for row in before["trials"] if row["state"] == "done"])
-    assert 0 < left < 4
-    status, after, _, err = search("sweeper.trials=4")
-    assert status == 0 and after["trials"][:left] == before["trials"][:left]
-    lost, again = after["trials"][left], after["trials"][left + 1]
-    assert lost["state"] == "lost" and again["state"] == "done"
-    assert again["overrides"] == lost["overrides"]
-    assert after["ended"] == {"done": 4} and err.count("begins") == 4 - left
-    tried = [tuple(row["overrides"]) for row in after["trials"] if row["state"] == "done"]
-    assert len(set(tried)) == 4, "new suggestions are new"
-    assert search("sweeper.trials=4")[1]["trials"] == after["trials"], "tried again once"
-
-
-@pytest.mark.slow
-def test_a_study_may_lie_elsewhere(search, tmp_path):
-    path = tmp_path / "mine.db"
-    status, found, _, _ = search("sweeper.trials=2", f"sweeper.storage={path}")
-    assert status == 0 and path.is_file() and not list(tmp_path.glob("*/search-*/study.db"))
-    assert search("sweeper.trials=2", f"sweeper.storage={path}")[1] == found
-    (tmp_path / "text.db").write_text("this is no database, whatever it is called\n" * 9)
-    for name in ("text.db", "nowhere/mine.db"):
-        status, _, _, err = search(f"sweeper.storage={tmp_path / name}")
-        assert status == 2 and "this is no file for a study" in err and name in err
-
-
-@pytest.mark.slow
-def test_a_search_is_done_by_one_process(search, tmp_path):
-    search("sweeper.trials=1")
-    (folder,) = tmp_path.glob("*/search-*")
-    held = RunFolder.existing(folder)
-    status, _, _, err = search("sweeper.trials=2")
-    assert status == 2 and "is in use by process" in err
-    held.close()
-    assert search("sweeper.trials=2")[0] == 0
 
 
 @pytest.mark.parametrize(
