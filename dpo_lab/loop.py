@@ -98,10 +98,10 @@ def fit(state: State, plan: Plan, effects: Effects) -> bool:
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         state.optimizer.step()
-        if not bool(torch.isfinite(torch.nn.utils.get_total_norm(parameters, float("inf")))):
+        if not _all_finite(parameters):
             raise Stopped(
-                f"step {state.step + 1} left weights that are not finite (learning rate {rate:g}, "
-                f"gradient norm {norm:g}); {_where(state, _rows(micro))}"
+                f"step {state.step + 1} left weights whose norm is not finite (learning rate "
+                f"{rate:g}, gradient norm {norm:g}); {_where(state, _rows(micro))}"
             )
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
@@ -184,11 +184,17 @@ def _culprits(state: State, micro: Sequence[Batch | Prompts]) -> str:
         state.optimizer.zero_grad(set_to_none=True)
         batch = batches(policy, state.rows, [row], 1, pairs)[0]
         with policy.autocast():
-            state.objective(policy, batch).scores.loss.sum().backward()
+            state.objective(policy, batch).total().backward()
         gradients = [p.grad for _, p in policy.trainable() if p.grad is not None]
-        if not bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
+        if not _all_finite(gradients):
             bad.append(row)
     return _where(state, bad) if bad else f"the update has {_where(state, _rows(micro))}"
+
+
+def _all_finite(tensors: Sequence[torch.Tensor]) -> bool:
+    """By their norm, in one pass: a NaN or infinity anywhere makes it one."""
+    with torch.no_grad():
+        return bool(torch.isfinite(torch.nn.utils.get_total_norm(tensors)))
 
 
 def _rows(micro: Sequence[Batch | Prompts]) -> list[int]:
