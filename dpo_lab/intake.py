@@ -12,7 +12,7 @@ import numpy as np
 
 from dpo_lab.batch import Encoded, Example
 from dpo_lab.cache import Cache, digest
-from dpo_lab.combinations import check_source
+from dpo_lab.combinations import check_source, sees
 from dpo_lab.config import Config
 from dpo_lab.disk import refuse_unwritable
 from dpo_lab.errors import Refused
@@ -21,6 +21,7 @@ from dpo_lab.source import Source
 from dpo_lab.templates import with_template
 from dpo_lab.tokenizer import Tokenizer
 from dpo_lab.tokens import Problem, encode, refuse_problems
+from dpo_lab.worlds.pairs import check_pairs
 
 ENCODER_VERSION = 2
 
@@ -50,6 +51,8 @@ def read(config: Config) -> Source:
     refuse_unwritable("outputs_dir", Path(config.outputs_dir).expanduser())
     source = bind(config.nodes["data"])()
     check_source(config, source)
+    if source.world is not None and sees(config) == "pair":
+        check_pairs(source.world)
     if not source.train and source.world is None:
         raise Refused(f"data={config.choices['data']} gives no training pairs")
     return source

@@ -20,10 +20,9 @@ from torch import Tensor
 from dpo_lab.batch import Batch, Encoded, Leaves, Logps, Outcome, Pair, Prompts
 from dpo_lab.errors import Refused
 from dpo_lab.objective import Objective
-from dpo_lab.worlds.pairs import pair_mass, win_probability
+from dpo_lab.worlds.pairs import MOST_PAIRS, check_pairs, pair_mass, win_probability
 from dpo_lab.worlds.truth import World
 
-MOST_PAIRS = 1_000_000  # of one prompt
 PAIRS_AT_ONCE = 2**17  # some dozens of MB
 
 
@@ -86,13 +85,8 @@ class Population(Objective):
     _weights: dict[int, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        leaves = self.world.tree.num_leaves
-        if self.sees == "pair" and leaves**2 > MOST_PAIRS:
-            raise Refused(
-                f"model=tabular sums over all pairs of {leaves:,} responses, more than "
-                f"{MOST_PAIRS:,} a prompt\n"
-                "type data=world_nano, or a smaller data.depth"
-            )
+        if self.sees == "pair":
+            check_pairs(self.world)
 
     def judge(self, scored: Any, batch: Batch | Prompts) -> Outcome:
         """Apply the loss to `Leaves` that are already known."""

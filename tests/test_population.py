@@ -36,8 +36,8 @@ from dpo_lab.worlds.pairs import draw_pairs, pair_mass
     ids=str,
 )
 def test_pairs_are_drawn_with_the_mass_they_have(knobs):
-    truth = tiny(depth=2, pairs=200_000, **knobs)
-    drawn = draw_pairs(truth, 200_000, 0)
+    truth = tiny(depth=2, pairs=50_000, **knobs)
+    drawn = draw_pairs(truth, 50_000, 0)
     num = truth.tree.num_leaves
     for prompt in (0, 5):
         mass = pair_mass(truth, prompt)
@@ -107,7 +107,7 @@ TABLE = ("model=tabular", "data.depth=3", "data.pairs=10", "data.eval_pairs=10",
 
 
 def test_a_table_is_a_run_like_any_other(train):
-    run = train(*TABLE)
+    run = train(*TABLE, "train.steps=50")
     assert run.metrics["world/kl_to_closed_form"] == pytest.approx(0, abs=1e-12)
     assert run.metrics["world/reward_slope"] == pytest.approx(1, abs=1e-8)
     record = json.loads((run.folder / "record.json").read_text())
@@ -169,6 +169,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(train, monkeypatch, settings):
 def test_impossible_combinations_are_refused(words, said):
     with pytest.raises(Refused, match=said):
         compose(words.split())
+
+
+def test_a_world_too_large_is_refused_before_a_folder_is_made(train, tmp_path):
+    with pytest.raises(Refused, match="all pairs of 37,449 responses"):
+        train("model=tabular", "data=world", "data.pairs=1", "data.eval_pairs=1")
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("what", ["loss=exact_rl", "model=tabular"])

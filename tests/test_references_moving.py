@@ -159,6 +159,7 @@ def test_a_run_starts_at_log_2_and_keeps_its_start_for_log_ratios(train):
     assert last["world/kl"] > 0
 
 
+@pytest.mark.slow
 def test_it_is_frozen_until_it_first_moves(train):
     hard, frozen = train("reference=ema", "reference.decay=0", "reference.every=4"), train()
     (steps, ours), (_, theirs) = hard.series("train/loss"), frozen.series("train/loss")
@@ -168,7 +169,7 @@ def test_it_is_frozen_until_it_first_moves(train):
     assert theirs[4] != pytest.approx(math.log(2), abs=1e-4)
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora"])
+@pytest.mark.parametrize("adapter", ["none", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_resumed_run_is_the_uninterrupted_one(train, monkeypatch, adapter):
     from dpo_lab import run as module
 
@@ -190,6 +191,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(train, monkeypatch, adapter):
     assert again.folder == folder and steady(whole) == steady(again)
 
 
+@pytest.mark.slow
 def test_uniform_is_a_run_without_reference(train):
     ours = train("reference=uniform")
     theirs = train("loss=reference_free_dpo")

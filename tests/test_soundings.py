@@ -20,6 +20,7 @@ NANO = (
 ).split()
 
 
+@pytest.mark.slow
 def test_a_run_is_sounded_and_changed_in_nothing(tmp_path):
     settings = [*NANO, f"outputs_dir={tmp_path}"]
     sounded = dpo_lab.train([*settings, "eval.samples=800", "eval.sample_tokens=4"])

@@ -21,8 +21,10 @@ from dpo_lab.worlds.frontier import tilt
     "knobs",
     [
         {},
-        {"temperature": 0.5, "off_policy": 0.5},
-        {"length_bias": 0.3, "temperature": 2.0, "proxy_noise": 0.5},
+        pytest.param({"temperature": 0.5, "off_policy": 0.5}, marks=pytest.mark.slow),
+        pytest.param(
+            {"length_bias": 0.3, "temperature": 2.0, "proxy_noise": 0.5}, marks=pytest.mark.slow
+        ),
         pytest.param({"near_duplicates": 0.5}, marks=pytest.mark.slow),
     ],
     ids=str,
@@ -88,6 +90,7 @@ def test_length_regularisation_undoes_length_bias():
     assert_same(star, tilt(truth.grammar, truth.reward, 1.0))
 
 
+@pytest.mark.slow
 def test_hard_updates_walk_along_the_frontier():
     truth = tiny()
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from dpo_lab.errors import Refused
 from dpo_lab.worlds.tree import Tree
 from dpo_lab.worlds.truth import Recipe, Table, World
 
+MOST_PAIRS = 1_000_000  # of one prompt, summed over
 TRAIN, EVAL, SFT = range(3)
 _PROMPT, _FIRST, _SECOND, _LABEL, _FLIP, _NEAR, _PLACE, _WORD = range(8)
 
@@ -106,6 +108,17 @@ def win_probability(world: World) -> np.ndarray:
         out[index] = wins[inverse]
     flips = world.recipe.flips
     return (1 - flips) * out + flips * (1 - out)
+
+
+def check_pairs(world: World) -> None:
+    """Raise `Refused` where all pairs of responses are too many to sum over."""
+    leaves = world.tree.num_leaves
+    if leaves**2 > MOST_PAIRS:
+        raise Refused(
+            f"model=tabular sums over all pairs of {leaves:,} responses, more than "
+            f"{MOST_PAIRS:,} a prompt\n"
+            "type data=world_nano, or a smaller data.depth"
+        )
 
 
 def pair_mass(world: World, prompt: int) -> np.ndarray:
