@@ -188,7 +188,10 @@ def conclude(experiment: Experiment, asked: Asked, done: Runs) -> int:
         "runs": len(runs),
     }
     stem = folder / (f"{experiment.name}-quick" if quick else experiment.name)
-    files = write(finding, experiment, stem, about)
+    try:
+        files = write(finding, experiment, stem, about)
+    except OSError as error:
+        raise Refused(f"cannot write to {folder}: {error.strerror}") from None
     print(told(finding, experiment))
     print(f"{folder}/  ({', '.join(files)})")
     return 0
