@@ -1,5 +1,6 @@
 """Searches as a whole, over runs that are a formula; with real runs in test_sweepers_restart."""
 
+import io
 import json
 import re
 import shlex
@@ -15,6 +16,7 @@ from dpo_lab.__main__ import main, usage
 from dpo_lab.__main__ import parse as parse_line
 from dpo_lab.compose import compose
 from dpo_lab.jobs import Desk, expand
+from dpo_lab.live import View
 
 
 @pytest.fixture
@@ -220,3 +222,17 @@ def test_the_sweeper_is_not_part_of_a_run():
     (other,) = Desk().identify(expand([*words, "sweeper=optuna", "sweeper.seed=7"]))
     assert other.identity == plain.identity
     assert not [word for word in other.config.overrides if "sweeper" in word]
+
+
+def test_the_table_of_a_search_counts_runs_that_are_still_to_come(tmp_path):
+    from rich.console import Console
+
+    jobs = expand([*NANO, "seed=0,1", f"outputs_dir={tmp_path}"])
+    view = View(jobs, live=False, most=20)
+    view.started(jobs[0])
+    jobs[0].state, jobs[0].reason = "pruned", "pruned at step 24"
+    jobs[1].state = "done"
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(view.table(9))
+    text = console.export_text()
+    assert "seed=0  pruned at step 24" in text and "1 of 20 done, 1 pruned" in text
