@@ -6,9 +6,12 @@ import pytest
 import torch
 from test_loop import make_rows, make_state, tokenizer  # noqa: F401
 
+import dpo_lab
 from dpo_lab import checkpoint, snapshot
 from dpo_lab.loop import Effects, Plan, fit
 from dpo_lab.references import Moving
+from dpo_lab.results import Run
+from dpo_lab.run import Job
 
 STEPS, STOPPED = 7, 4  # 17 rows in fours: it stops in the first epoch and ends in the second
 PLAN = Plan(max_grad_norm=0.5, micro_tokens=60, log_every=3)
@@ -70,3 +73,32 @@ def test_going_on_is_never_having_stopped(start, tmp_path):
     for name, tensor in named.items():
         assert torch.equal(tensor, weights[name]), name
     assert any(name.startswith("optimizer exp_avg.") for name in named)
+
+
+NANO = (
+    "data=world_nano data.pairs=60 data.eval_pairs=20 data.sft_rows=80 start.steps=2 "
+    "start.batch_size=32 train.steps=5 train.batch_size=16 train.log_every=1 eval.every=3 "
+    "checkpoint.every=2 logger=none"
+).split()
+
+
+def test_what_was_logged_after_the_last_checkpoint_is_logged_once(tmp_path, monkeypatch):
+    def lines(found):
+        clock = ("time", "perf/")
+        return [{k: v for k, v in e.items() if not k.startswith(clock)} for e in found.events]
+
+    whole = dpo_lab.train([*NANO, f"outputs_dir={tmp_path / 'whole'}"])
+    evaluate = Job._evaluate
+
+    def die(self, state, step):
+        if step == 3:  # its update is logged, and the last checkpoint is of step 2
+            raise KeyboardInterrupt
+        evaluate(self, state, step)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Job, "_evaluate", die)
+        dpo_lab.train([*NANO, f"outputs_dir={tmp_path / 'stopped'}"])
+    (folder,) = (tmp_path / "stopped").glob("*/*")
+    assert Run(folder).events[-1]["step"] == 3
+    again = dpo_lab.train([f"train.resume={folder}"])
+    assert lines(again) == lines(whole) and len(lines(again)) == 8
