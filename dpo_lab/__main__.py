@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from dpo_lab import __version__
@@ -19,6 +20,7 @@ VERBS = {
     "check": "read config and data, print a card of the data, train nothing; --json: as JSON",
     "report": "FOLDER... [out=DIR] [metric=NAME]: draw and tabulate runs into report.html",
     "reproduce": "[NAME] [--quick]: test a paper's claim and draw it; alone: list what there is",
+    "upload": "FOLDER... [project=NAME] [entity=NAME] [mode=offline]: W&B runs from metrics.jsonl",
     "cache": "list what is kept between runs; `cache prune days=30` removes older, days=0 all",
 }
 
@@ -41,6 +43,7 @@ Choose (GROUP=NAME)
 Set (NAME.OPTION=VALUE); what is set now:
 
 {config}"""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -69,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"dpo-lab {__version__}")
             return 0
         if line.completion:
-            return complete(line.completion)
+            from dpo_lab.completion import complete
+
+            return complete(line.completion, VERBS)
         if line.help:
             print(usage(line))
             return 0
@@ -78,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if line.verb == "reproduce":
             return import_module("dpo_lab.reproduce").reproduce(line.overrides)
         verbs = {"train": train, "check": check, "report": report, "cache": cache, "prune": prune}
+        verbs["upload"] = upload
         return verbs[line.verb](line)
     except (Refused, Stopped, Interrupted) as error:
         print(f"dpo-lab: {error}", file=sys.stderr)
@@ -116,7 +122,7 @@ def parse(words: list[str]) -> Line:
                 raise Refused(f"{name} needs a value; dpo-lab --help lists the options")
         elif word.startswith("-") and not word.startswith("-="):
             raise Refused(f"unknown option {word}; dpo-lab --help lists them")
-        elif "=" not in word and verb == "report":
+        elif "=" not in word and verb in ("report", "upload"):
             overrides.append(word)
         elif "=" not in word and not word.startswith("~"):
             from dpo_lab.spelling import did_you_mean, shown
@@ -212,24 +218,43 @@ def sweep(line: Line) -> int:
 
 def report(line: Line) -> int:
     """Write the report of some folders of runs and print where it is."""
-    from pathlib import Path
-
     from dpo_lab.report import report
-    from dpo_lab.spelling import did_you_mean
 
-    given = dict(word.split("=", 1) for word in line.overrides if "=" in word)
-    folders = [Path(word).expanduser() for word in line.overrides if "=" not in word]
-    for name in given.keys() - {"out", "metric"}:
-        raise Refused(f"unknown option {name}{did_you_mean(name, ['out', 'metric'])}")
-    blank = next((name for name, value in given.items() if not value.strip()), None)
-    if blank is not None:
-        raise Refused(f"{blank} needs a value, {blank}=VALUE; or leave it out")
-    if not folders:
-        raise Refused("report needs a folder of runs; type dpo-lab report outputs")
+    folders, given = _folders(line, ["out", "metric"])
     gc.enable()
     out = Path(given["out"]) if "out" in given else None
     print(report(folders, out, given.get("metric")))
     return 0
+
+
+def upload(line: Line) -> int:
+    """Make W&B runs of finished runs."""
+    from dpo_lab.loggers import upload
+
+    folders, given = _folders(line, ["project", "entity", "mode"])
+    if given.get("mode", "online") not in ("online", "offline"):
+        raise Refused(f"mode must be one of online, offline, got {given['mode']}")
+    gc.enable()
+    for folder in folders:
+        upload(folder, {"mode": "online"} | given)
+        print(f"{folder} is in W&B")
+    return 0
+
+
+def _folders(line: Line, options: list[str]) -> tuple[list[Path], dict[str, str]]:
+    """The folders that a line names, and its options, which have these names."""
+    from dpo_lab.spelling import did_you_mean
+
+    given = dict(word.split("=", 1) for word in line.overrides if "=" in word)
+    folders = [Path(word).expanduser() for word in line.overrides if "=" not in word]
+    for name, value in given.items():
+        if name not in options:
+            raise Refused(f"unknown option {name}{did_you_mean(name, options)}")
+        if not value.strip():
+            raise Refused(f"{name} needs a value, {name}=VALUE; or leave it out")
+    if not folders:
+        raise Refused(f"{line.verb} needs a folder of runs; type dpo-lab {line.verb} outputs/NAME")
+    return folders, given
 
 
 def cache(line: Line) -> int:
@@ -259,32 +284,6 @@ def prune(line: Line) -> int:
         raise Refused(f"days must be a number >= 0, got {given[-1].removeprefix('days=')!r}")
     kept = Cache(compose(rest, line.config_dir).cache_dir)
     print(f"removed from {kept.root}/\n{stored(kept.prune(days))}")
-    return 0
-
-
-def complete(request: str) -> int:
-    """Shell completion, by Hydra; the verb is taken out of the line, since Hydra knows none."""
-    what, _, shell = request.partition("=")
-    if what not in ("install", "uninstall", "query") or shell not in ("bash", "zsh", "fish"):
-        raise Refused(f"-sc {request}: type -sc install=bash (or zsh, fish)")
-    import hydra
-
-    from dpo_lab.compose import calls, conf_dir, prepare, register
-
-    prepare()
-    register((group, name) for group, names in calls().items() for name in names)
-    typed = os.environ.get("COMP_LINE", "")
-    words = typed.split(" ")
-    for verb in VERBS:
-        if verb in words[1:2]:
-            shorter = typed.replace(f" {verb}", "", 1)
-            os.environ["COMP_LINE"] = shorter
-            point = int(os.environ.get("COMP_POINT", len(typed)))
-            os.environ["COMP_POINT"] = str(max(0, point - len(typed) + len(shorter)))
-    sys.argv = [sys.argv[0], "-sc", request]
-    hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(
-        lambda config: None
-    )()
     return 0
 
 

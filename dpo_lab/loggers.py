@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dpo_lab import faults
 from dpo_lab.disk import writing
 from dpo_lab.errors import Refused, Stopped
+
+PATIENCE = 4.0  # seconds that the end of a run waits for a follower
 
 
 class Follower(Protocol):
@@ -58,7 +66,7 @@ class MetricsLog:
         """Append one line, then tell the follower."""
         line = {"event": event, "step": step, "time": round(time.time(), 3), **metrics}
         self._append(json.dumps(line).encode() + b"\n")
-        numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+        numbers = _numbers(metrics)
         self.last |= numbers
         if self.follower is not None:
             try:
@@ -107,48 +115,116 @@ def wandb(
     tags: list[str] = [],  # noqa: B006  (read as a literal, never changed)
     mode: Literal["offline", "online"] = "offline",
 ) -> Follower:
-    """Weights & Biases, offline unless asked; `wandb sync FOLDER/wandb/offline-*` uploads later.
+    """Weights & Biases, offline unless asked; `dpo-lab upload FOLDER` uploads later.
 
     - `run`: `folder`, `name` and the whole resolved `config` of the run. The name is that of its
       folder, so in a sweep it says what differs.
     - `group`, `job_type`, `tags`: how W&B sorts the run; `jobs` gives those of a sweep one group.
     - `project`, `entity`: where it belongs. `mode`: whether it is uploaded while it trains.
     """
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_START_METHOD", "thread")
-    import wandb as library
-
-    settings = library.Settings(
-        console="off", init_timeout=5, x_disable_stats=True, x_disable_meta=True, silent=True
-    )
-    live = library.init(
-        project=project,
-        entity=entity,
-        group=group,
-        job_type=job_type,
-        tags=tags or None,
-        mode=mode,
-        name=run["name"],
-        dir=run["folder"],
-        config=run["config"],
-        settings=settings,
-        reinit="finish_previous",
-    )
-    return _WandbRun(live)
+    settings = {
+        "project": project,
+        "entity": entity,
+        "group": group,
+        "job_type": job_type,
+        "tags": tags or None,
+        "mode": mode,
+        "name": run["name"],
+        "id": hashlib.sha256(run["name"].encode()).hexdigest()[:16],
+        "dir": run["folder"],
+        "config": run["config"],
+        "reinit": "finish_previous",
+    }
+    metrics = Path(run["folder"]).absolute() / "metrics.jsonl"
+    return Apart({"metrics": str(metrics), "settings": settings})
 
 
-class _WandbRun:
-    """A live W&B run, with our own step as its x axis."""
+class Apart:
+    """W&B in a process of its own (`follower.py`), which a run waits for only at its end.
 
-    def __init__(self, live: Any):
-        self.live = live
+    - `patience`: seconds it waits then. The process reads `metrics.jsonl` itself, from its
+      beginning, so that nothing is missing after a resume.
+    """
+
+    def __init__(self, order: dict[str, Any], patience: float = PATIENCE):
+        self.patience = patience
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `_end`)
+        # -P: the folder of the script is no place to import from; a session of its own, so that a
+        # Ctrl-C is the run's alone, and all that W&B starts can be ended with it
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("follower.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self.said,
+            start_new_session=True,
+        )
+        self._tell(json.dumps(order))
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        self.live.log({"step": step, **metrics}, step=step)
+        """It reads them by itself; raise what ended it."""
+        if self.process.poll() is not None:
+            self._end()
 
     def finish(self, summary: dict[str, float], failed: bool) -> None:
-        self.live.summary.update(summary)
-        self.live.finish(exit_code=int(failed))
+        """Let it read the rest and end, `patience` seconds at most."""
+        self._tell("failed" if failed else "done")
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.close()
+            self.process.wait(self.patience)
+        except (subprocess.TimeoutExpired, BrokenPipeError):
+            pass
+        self._end()
+
+    def _tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(line.encode() + b"\n")
+            self.process.stdin.flush()
+
+    def _end(self) -> None:
+        """Leave nothing behind, and raise where it did not end well."""
+        status = self.process.poll()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.said.seek(0)
+        lines = self.said.read().decode(errors="replace").strip().splitlines()
+        self.said.close()
+        if status is None:
+            raise TimeoutError(f"it did not answer within {self.patience:g} s")
+        if status:
+            raise RuntimeError(lines[-1] if lines else f"it ended with status {status}")
+
+
+def upload(folder: Path, knobs: dict[str, Any], patience: float = 600.0) -> None:
+    """Make a finished run's W&B run again from its `metrics.jsonl` and `config.yaml`.
+
+    - `knobs`: of `wandb`, in place of those in the run's config.
+    - `patience`: seconds to wait until W&B has everything.
+
+    An upload takes the place of an earlier one of the same run. Raises `Refused` where the folder
+    holds no run, or W&B does not take it.
+    """
+    import yaml
+
+    if not (folder / "metrics.jsonl").is_file():
+        raise Refused(f"{folder}: there is no run in this folder (no metrics.jsonl)")
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    given: dict[str, Any] = {"project": "dpo_lab"}
+    given |= {name: value for name, value in config["logger"].items() if name != "_target_"}
+    run = {"folder": str(folder), "name": folder.resolve().name, "config": config}
+    follower = wandb(run, **(given | knobs))
+    assert isinstance(follower, Apart)
+    follower.patience = patience
+    try:
+        follower.finish({}, failed=False)
+    except Exception as error:
+        raise Refused(f"{folder}: W&B did not take it ({_short(error)})") from None
+
+
+def _numbers(line: dict[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in line.items() if isinstance(v, int | float)}
 
 
 def follow(
@@ -166,4 +242,4 @@ def follow(
 
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:160]}"
+    return f"{type(error).__name__}: {text[:160]}".removeprefix("RuntimeError: ")

@@ -15,7 +15,8 @@ ROOT = PACKAGE.parent
 # from the bottom up; a module may import from its own layer and those below it
 LAYERS = [
     "allocator batch config ranges errors disk faults spelling options cache display weights hub "
-    "rows turns formats combinations complaints overrides compose examples shapes columnar records "
+    "rows turns formats combinations complaints overrides compose completion follower examples "
+    "shapes columnar records "
     "mixture source data card truncation templates tokenizer tokens",
     "losses optimizers quasi_newton schedules attention head precision model adapters probes "
     "policy tabular sampling estimates scoring metrics layouts loader worlds intake",
@@ -31,8 +32,8 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split(
 
 # outside packages with one door each
 DOORS = {
-    "hydra": {"__main__", "compose", "complaints", "overrides", "options", "variants"},
-    "wandb": {"loggers"},
+    "hydra": {"compose", "complaints", "overrides", "completion", "options", "variants"},
+    "wandb": {"follower"},
     "transformers": {"model", "policy", "adapters", "attention", "probes"},
     "peft": {"model", "policy", "adapters"},
     "datasets": {"data", "columnar"},
