@@ -51,6 +51,17 @@ def test_rankings_stand_on_five_seeds_in_the_full_form():
             assert exact or seeds in (["seed=0,1,2,3,4"], ["seed=100"]), f"{name}: {sweep}"
 
 
+def test_every_method_of_the_frontier_may_choose_from_the_same_rates():
+    one = experiments.load("dpo_frontier")
+    for form in (one.words(), one.words(quick=True), one.real_words()):
+        tuned = {name: words for name, words in form.items() if name.startswith("tune_")}
+        rates = {
+            tuple(word for word in words if "optimizer.lr" in word) for words in tuned.values()
+        }
+        assert len(rates) == 1
+        assert {name.removeprefix("tune_") for name in tuned} == form.keys() - tuned.keys()
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_longest_sweep_composes_in_every_form(name):
     one = experiments.load(name)
