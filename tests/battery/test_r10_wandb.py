@@ -60,11 +60,11 @@ def environment(tmp_path, name):
 
 
 def left(folder):
-    """Processes that still know of a run's folder."""
+    """Processes that the run left behind, by the folder in their environment."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if str(folder).encode() in (place / "cmdline").read_bytes():
+            if str(folder).encode() in (place / "environ").read_bytes():
                 found.append(place.name)
     return found
 
