@@ -174,3 +174,8 @@ def test_a_whole_vocabulary_in_another_layout():
     gap = found["per_step"].mean - found["log_ratio"].mean
     assert abs(gap) < 3 * found["log_ratio"].error
     assert found["per_step"].error < found["log_ratio"].error
+
+
+def test_a_prompt_counts_once_however_many_responses_it_has():
+    found = estimates.mean([1.0, 3.0, 2.0, 10.0], [0, 0, 0, 1])
+    assert found == (6.0, 4.0)  # means 2 and 10
