@@ -50,7 +50,7 @@ def test_what_the_cluster_is_asked_for(tmp_path, monkeypatch):
         "launcher.memory_gb=32",
         "launcher.parallel=5",
         "launcher.setup=[module load cuda]",
-        "+launcher.options.account=mine",
+        "launcher.options={account: mine}",
     ]
     config = compose([*NANO, *words, f"outputs_dir={tmp_path}", "name=study"])
     made = bind(config.nodes["launcher"])(config, 12)

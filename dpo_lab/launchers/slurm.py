@@ -44,7 +44,7 @@ def slurm(
     notice: Annotated[int, Count] = 90,
     requeues: Annotated[int, NonNegative] = 10,
     setup: list[str] = [],  # noqa: B006  (read as a literal, never changed)
-    options: dict[str, str] = {},  # noqa: B006
+    options: dict[str, str] | None = None,
 ) -> Launcher:
     """Run jobs on a cluster.
 
@@ -55,7 +55,7 @@ def slurm(
     - `notice`: seconds before its time is up at which a job is told to save.
     - `requeues`: how often a job may run out of time and go back into the queue.
     - `setup`: shell lines before Python, such as `module load cuda`.
-    - `options`: anything else for sbatch, such as `{account: mine, constraint: a100}`.
+    - `options`: anything else for sbatch, such as `{account: mine, constraint: a100}`; None: nothing.
 
     Raises `Refused` where submitit is not installed or SLURM is not there.
     """
@@ -85,7 +85,7 @@ def slurm(
         slurm_array_parallelism=parallel,
         slurm_signal_delay_s=notice,
         slurm_setup=list(setup),
-        slurm_additional_parameters=dict(options),
+        slurm_additional_parameters=dict(options or {}),
         local_setup=list(setup),
     )
     return Slurm(executor, None if config.train.threads else cpus, notice)
