@@ -15,6 +15,8 @@ def main() -> None:
     """Follow until the word comes, or until the run is gone."""
     order = json.loads(sys.stdin.readline())
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ["WANDB_MODE"] = order["settings"]["mode"]  # else an offline run looks for its host
     import wandb
 
     settings = wandb.Settings(
