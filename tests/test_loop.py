@@ -256,3 +256,21 @@ def test_held_out_sft_is_the_mean_over_chosen_tokens(tokenizer):
     tokens = sum(len(row.chosen) for row in rows)
     assert columns["chosen_tokens"] == [len(row.chosen) for row in rows]
     assert means["eval/loss"] == pytest.approx(-sum(columns["chosen_logps"]) / tokens, abs=1e-12)
+
+
+def test_the_loss_is_given_the_reference_which_is_told_of_each_update(tokenizer):
+    state, told, given = make_state(tokenizer, make_rows(17), steps=3), [], []
+    table, loss = state.objective.reference, state.objective.loss
+    table.after_step = lambda policy, step: told.append((step, policy.digest()))
+
+    def watched(policy, reference):
+        given.append(reference.chosen.total)
+        return loss(policy, reference)
+
+    state.objective = replace(state.objective, loss=watched)
+    plan = Plan(max_grad_norm=None, micro_tokens=10_000, log_every=1)
+    fit(state, plan, Effects(log=lambda step, metrics: None))
+    assert [step for step, _ in told] == [1, 2, 3] and len(set(told)) == 3
+    assert told[-1][1] == state.policy.digest()  # after the update, not before it
+    for step, totals in enumerate(given):
+        assert torch.equal(totals, table.totals[state.loader.take(step), 0])
