@@ -55,7 +55,7 @@ def slurm(
     - `notice`: seconds before its time is up at which a job is told to save.
     - `requeues`: how often a job may run out of time and go back into the queue.
     - `setup`: shell lines before Python, such as `module load cuda`.
-    - `options`: anything else for sbatch, such as `{account: mine, constraint: a100}`; None: nothing.
+    - `options`: anything else for sbatch, such as `{account: mine, constraint: a100}`.
 
     Raises `Refused` where submitit is not installed or SLURM is not there.
     """
