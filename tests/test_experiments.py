@@ -84,7 +84,9 @@ def test_all_sweeps_compose_in_every_form(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_and_draws(name, tmp_path):
-    words = [*SMALL, f"outputs_dir={tmp_path}"] if name in TRAINED else [f"outputs_dir={tmp_path}"]
+    words = [f"outputs_dir={tmp_path}"]
+    if name in TRAINED:
+        words = [*SMALL, *LONGER.get(name, ()), *words]
     small = [word for word in words if not word.startswith(KEPT.get(name, ("-",)))]
     done = subprocess.run(
         [sys.executable, "-m", "dpo_lab", "reproduce", name, "--quick", *small],
@@ -138,3 +140,7 @@ def test_the_page_of_losses_follows_its_slider(tmp_path):
 def test_an_unknown_one_is_named():
     with pytest.raises(Refused, match="did you mean dpo_frontier"):
         experiments.load("dpo_fronteer")
+
+
+# words on top of SMALL: a reference that follows the policy every 100 updates needs a run as long
+LONGER = {"reference_ablation": ("train.steps=101",)}
