@@ -2,7 +2,7 @@
 
 python benchmarks/sweep.py [REPEATS] [OVERRIDES]
 
-Both sides have warm caches and take turns, three times unless said otherwise: some six minutes.
+Both sides have warm caches and take turns, three times unless said otherwise: some nine minutes.
 Nothing else should run meanwhile. The runs are short, so that most of a command is its start; with
 longer ones the ratio goes to what two jobs at once gain, one half at best.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from dpo_lab.jobs import Desk, claim, expand
 from dpo_lab.launchers.local import Local
 
-USUAL = ["data=world", "train.steps=100", "logger=none"]
+USUAL = ["data=world", "train.steps=30", "logger=none"]
 BETAS, SEEDS = "0.1,0.3,1.0", "0,1,2,3"
 SWEPT = [f"loss.beta={BETAS}", f"seed={SEEDS}", "launcher.jobs=2"]
 COMMAND = [sys.executable, "-m", "dpo_lab"]
@@ -70,33 +70,44 @@ def server(warm: bool) -> Local:
     return made
 
 
+def starts(words: list[str], repeats: int) -> None:
+    """One job's start: a new process that imports, against one of the warm server."""
+    times = []
+    with closing(server(False)) as cold, closing(server(True)) as warm:
+        for seed in range(100, 100 + 2 * repeats, 2):
+            short = [*words, "train.steps=1"]
+            first = start(cold, [*short, f"seed={seed}"])
+            times.append((first, start(warm, [*short, f"seed={seed + 1}"])))
+    ratio = statistics.median(warm / cold for cold, warm in times)
+    each = ", ".join(f"{cold:.2f} and {warm:.2f} s" for cold, warm in times)
+    print(f"start of a job, cold and warm: {each}; {ratio:.2f} of it (median of {repeats})")
+
+
+def sweeps(words: list[str], out: Path, repeats: int) -> None:
+    """Twelve runs, as commands and as a sweep."""
+    print(f"{BETAS} by {SEEDS}", flush=True)
+    ours, theirs = [], []
+    for _ in range(repeats):
+        shutil.rmtree(out)
+        theirs.append(separately(words))
+        shutil.rmtree(out)
+        ours.append(seconds("-m", *words, *SWEPT))
+        print(f"12 commands {theirs[-1]:6.1f} s   one sweep {ours[-1]:6.1f} s", flush=True)
+    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    print(f"{ratio:.2f} of the time (median of {repeats})", flush=True)
+
+
 def main() -> None:
     """Print both ratios."""
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         words = [*USUAL, *sys.argv[2:]]
-        print(f"dpo-lab {' '.join(words)}, {BETAS} by {SEEDS}", flush=True)
+        print(f"dpo-lab {' '.join(words)}", flush=True)
         words += [f"outputs_dir={out}", f"cache_dir={folder}/cache"]
         seconds("-m", *words, f"seed={SEEDS}")  # fills the caches
-        ours, theirs = [], []
-        for _ in range(repeats):
-            shutil.rmtree(out)
-            theirs.append(separately(words))
-            shutil.rmtree(out)
-            ours.append(seconds("-m", *words, *SWEPT))
-            print(f"12 commands {theirs[-1]:6.1f} s   one sweep {ours[-1]:6.1f} s", flush=True)
-        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-        print(f"{ratio:.2f} of the time (median of {repeats})", flush=True)
-        times = []
-        with closing(server(False)) as cold, closing(server(True)) as warm:
-            for seed in range(100, 100 + 2 * repeats, 2):
-                short = [*words, "train.steps=1"]
-                first = start(cold, [*short, f"seed={seed}"])
-                times.append((first, start(warm, [*short, f"seed={seed + 1}"])))
-        ratio = statistics.median(warm / cold for cold, warm in times)
-        each = ", ".join(f"{cold:.2f} and {warm:.2f} s" for cold, warm in times)
-        print(f"start of a job, cold and warm: {each}; {ratio:.2f} of it (median of {repeats})")
+        starts(words, repeats)
+        sweeps(words, out, repeats)
 
 
 if __name__ == "__main__":
