@@ -6,12 +6,14 @@ import copy
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpo_lab import __version__
 from dpo_lab.cache import digest
 from dpo_lab.config import HOUSEKEEPING, Config
-from dpo_lab.intake import Intake
+
+if TYPE_CHECKING:
+    from dpo_lab.intake import Intake
 
 
 def identity(config: Config, intake: Intake) -> str:

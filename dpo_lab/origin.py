@@ -6,16 +6,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpo_lab import __version__
 from dpo_lab.compose import compose
 from dpo_lab.config import Config
 from dpo_lab.errors import Refused
 from dpo_lab.folder import read_json
-from dpo_lab.intake import Intake
 from dpo_lab.record import changed_inputs, digests, housekeeping, typed
 from dpo_lab.results import Run, flat
+
+if TYPE_CHECKING:
+    from dpo_lab.intake import Intake
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,16 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpo_lab import __version__
 from dpo_lab.config import HOUSEKEEPING, Config
 from dpo_lab.errors import Refused, Stopped
 from dpo_lab.identity import folder_digest
-from dpo_lab.intake import Intake
 from dpo_lab.results import Run, flat
+
+if TYPE_CHECKING:
+    from dpo_lab.intake import Intake
 
 _PACKAGES = (
     "torch transformers tokenizers safetensors peft datasets hydra-core omegaconf numpy "
