@@ -63,7 +63,7 @@ class Assembly:
         """Network, start and adapter; and the pairs, where it is the start that writes them."""
         nodes = self.config.nodes
         policy = self._network()
-        if self.intake.sft:
+        if self.intake.sft is not None:
             self._start(policy)
         self.facts["start"] = policy.digest()
         world = self.intake.source.world
@@ -172,13 +172,7 @@ class Assembly:
             legal=world.legal_ids if world is not None else None,
             gradient_checkpointing=train.gradient_checkpointing,
         )
-        longest = max(
-            (
-                len(row.prompt) + max(len(row.chosen), len(row.rejected or ()))
-                for row in [*self.intake.rows, *self.intake.sft]
-            ),
-            default=self.config.tokens.max_length,
-        )
+        longest = self.intake.longest or self.config.tokens.max_length
         policy.layout, why = choose_layout(policy, self.config.layout, longest)
         if why:
             self.say(f"layout={policy.layout} instead of {self.config.layout}: {why}")
@@ -186,19 +180,19 @@ class Assembly:
 
     def _start(self, policy: Policy) -> None:
         """Train the start once; afterwards it is loaded, and trained again if it was damaged."""
-        node = self.config.nodes["start"]
-        content = digest([list(row) for row in self.intake.sft])
+        node, rows = self.config.nodes["start"], self.intake.sft
+        assert rows is not None
         key = digest(
-            policy.digest(), node, policy.dtype, policy.layout, str(policy.device), content
+            policy.digest(), node, policy.dtype, policy.layout, str(policy.device), rows.digest
         )
 
         def build(place: Any) -> None:
-            self.say(f"training the start on {len(self.intake.sft)} sequences")
+            self.say(f"training the start on {len(rows)} sequences")
 
             def progress(step: int, steps: int, loss: float) -> None:
                 self.progress("start", step, steps, f"loss {loss:.4f}")
 
-            bind(node)(policy, self.intake.sft, self.config.train.micro_tokens, progress)
+            bind(node)(policy, rows, self.config.train.micro_tokens, progress)
             save_tensors(place / "start.safetensors", policy.weights())
             write_json(place / "start.json", {"digest": policy.digest()})
             self.cache.count("starts_trained", 1)

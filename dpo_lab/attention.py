@@ -31,6 +31,10 @@ SEGMENTS = "dpo_lab_segments"
 TOGETHER = 64
 WASTE = 8
 
+# A CPU takes blocks of 16 tokens: of 15 it takes twice as long as of 16, of 9 about as long.
+BLOCK = 16
+ROUND_UP = 11  # from so many tokens of a block on, padding to the whole of it is faster
+
 # Keywords that say nothing about who sees whom, or (positions) have done their work before
 # attention.
 HARMLESS = {"position_ids", "cache_position", "use_cache", "output_hidden_states", "return_dict"}
@@ -109,7 +113,10 @@ class Segments:
     def _make_together(self, device: torch.device) -> Together:
         prompts, firsts, seconds = torch.tensor(self.lengths).T  # (S,) each
         sizes = prompts + firsts + seconds
-        place = torch.arange(self.size)  # (L,) places of a segment
+        length = self.size
+        if device.type == "cpu" and length % BLOCK >= ROUND_UP:
+            length += -length % BLOCK
+        place = torch.arange(length)  # (L,) places of a segment
         real = place < sizes[:, None]  # (S, L)
         starts = sizes.cumsum(0) - sizes
         block = torch.where(real, starts[:, None] + place, 0).flatten()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from dpo_lab import faults
@@ -15,6 +17,9 @@ from dpo_lab.metrics import Meter
 from dpo_lab.objective import Objective
 from dpo_lab.policy import Policy
 from dpo_lab.references import Changing, Reference
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 def evaluate(
@@ -86,12 +91,27 @@ def _columns(outcome: Outcome) -> dict[str, torch.Tensor]:
 
 def write_rows(path: Path, names: Sequence[str], columns: dict[str, list[float]]) -> None:
     """One row per pair as parquet: where the pair came from, and every column, in float64."""
-    import pyarrow
     import pyarrow.parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.tmp")
     with writing(path):
-        pyarrow.parquet.write_table(pyarrow.table({"row": list(names), **columns}), work)
+        pyarrow.parquet.write_table(_table(names, columns), work)
     faults.place("eval.written")
     work.rename(path)
+
+
+def _table(names: Sequence[str], columns: dict[str, list[float]]) -> pyarrow.Table:
+    """From memory as it is: `pyarrow.array` would first import pandas, a good part of a second."""
+    import pyarrow
+
+    texts = [name.encode() for name in names]
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    buffers = pyarrow.py_buffer(ends), pyarrow.py_buffer(b"".join(texts))
+    made = {"row": pyarrow.StringArray.from_buffers(len(texts), *buffers)}
+    for name, values in columns.items():
+        numbers = np.asarray(values)
+        kind = pyarrow.from_numpy_dtype(numbers.dtype)
+        buffer = pyarrow.py_buffer(numbers)
+        made[name] = pyarrow.Array.from_buffers(kind, len(numbers), [None, buffer])
+    return pyarrow.Table.from_arrays([*made.values()], names=[*made])

@@ -33,6 +33,7 @@ class Gauge:
         self.start = start
         self.beta = beta
         self.optimum = optimum
+        self.seen: np.ndarray | None = None  # (P, n) of the policy, when it was last asked for
 
     @classmethod
     def of(
@@ -57,10 +58,13 @@ class Gauge:
             return cls(world, start, beta, str(reason))
         return cls(world, start, beta, optimum)
 
-    def __call__(self, policy: Policy) -> dict[str, float]:
+    def __call__(self, policy: Policy, at_start: bool = False) -> dict[str, float]:
         """The `world/` metrics of the policy as it is now; with `world/kl_to_closed_form`,
-        KL(policy || closed form of the loss), where there is one."""
-        logps = leaf_logps(policy, self.world)
+        KL(policy || closed form of the loss), where there is one.
+
+        - `at_start`: before the first step, where it is known already.
+        """
+        logps = self.seen = self.start if at_start else leaf_logps(policy, self.world)
         metrics = exact(self.world, logps, self.start, self.beta)
         if not isinstance(self.optimum, str):
             kl = (np.exp(logps) * (logps - self.optimum)).sum(1).mean()
@@ -87,8 +91,10 @@ class Gauge:
         return dict(exact(self.world, self.optimum, self.start, self.beta))
 
     def gains(self, policy: Policy) -> dict[str, Any]:
-        """Under `gains`: the responses that gained most probability since the start."""
-        return {"gains": top_gains(self.world, leaf_logps(policy, self.world), self.start)}
+        """Under `gains`: the responses that gained most probability since the start. The policy has
+        not moved since it was last measured, if it was."""
+        logps = leaf_logps(policy, self.world) if self.seen is None else self.seen
+        return {"gains": top_gains(self.world, logps, self.start)}
 
 
 def _optimum(

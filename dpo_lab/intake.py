@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dpo_lab.batch import Encoded, Example
 from dpo_lab.cache import Cache, digest
@@ -19,11 +16,12 @@ from dpo_lab.errors import Refused
 from dpo_lab.options import bind
 from dpo_lab.source import Source
 from dpo_lab.templates import with_template
+from dpo_lab.token_rows import TokenRows, load, save
 from dpo_lab.tokenizer import Tokenizer
 from dpo_lab.tokens import Problem, encode, refuse_problems
 from dpo_lab.worlds.pairs import check_pairs
 
-ENCODER_VERSION = 2
+ENCODER_VERSION = 3
 
 
 @dataclass(slots=True)
@@ -32,7 +30,7 @@ class Intake:
 
     - `rows`: training rows first, then held-out rows; `train` and `eval` are their places.
     - `names`: where each row came from.
-    - `sft`: sequences for `start=sft`.
+    - `sft`: sequences for `start=sft`; None where nothing is trained on them.
     - `report`: counts of what was read, skipped, cut.
     """
 
@@ -42,8 +40,18 @@ class Intake:
     names: list[str]
     train: range
     eval: range
-    sft: list[Encoded]
+    sft: TokenRows | None
     report: dict[str, Any]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its response; 0 where there are no rows yet."""
+        sides = ((row.chosen, row.rejected or ()) for row in self.rows)
+        pairs = (
+            len(row.prompt) + max(map(len, both))
+            for row, both in zip(self.rows, sides, strict=True)
+        )
+        return max([*pairs, self.sft.longest if self.sft is not None else 0])
 
 
 def read(config: Config) -> Source:
@@ -66,16 +74,15 @@ def prepare(config: Config, source: Source, cache: Cache) -> Intake:
     refuse_unwritable("cache_dir", cache.root)
     tokenizer = find_tokenizer(config, source, cache)
     _check_reference(config, tokenizer)
-    intake = Intake(source, tokenizer, [], [], range(0), range(0), [], dict(source.report))
+    intake = Intake(source, tokenizer, [], [], range(0), range(0), None, dict(source.report))
     add_pairs(config, intake, source.train, source.eval, cache, source.digest)
     if config.nodes["start"]["_target_"] == "dpo_lab.start.as_is":
         return intake
     if source.sft is None:
-        intake.sft = [
-            Encoded(row.prompt, row.chosen, None) for row in intake.rows[: len(intake.train)]
-        ]
+        rows = intake.rows[: len(intake.train)]
+        intake.sft = TokenRows.of([Encoded(row.prompt, row.chosen, None) for row in rows])
     else:
-        content = f"sft {source.digest}"
+        content = f"sft {source.sft_digest or source.digest}"
         intake.sft, problems, _ = _encoded(config, tokenizer, source.sft, cache, content)
         refuse_problems(source.sft, problems)
     return intake
@@ -154,72 +161,22 @@ def add_pairs(
 
 def _encoded(
     config: Config, tokenizer: Tokenizer, examples: Sequence[Example], cache: Cache, content: str
-) -> tuple[list[Encoded], list[Problem], dict[str, Any]]:
+) -> tuple[TokenRows, list[Problem], dict[str, Any]]:
     tokens = config.tokens
     key = digest(ENCODER_VERSION, tokenizer.digest, tokens.max_length, tokens.truncation, content)
     place = cache.place("tokens", key)
     if not examples:
-        return [], [], {}
-    if (done := _load(place)) is not None:
+        return TokenRows.of([]), [], {}
+    if (done := load(place)) is not None:
         cache.count("rows_from_cache", len(done[0]))
         return done
     encoding = encode(
         examples, tokenizer, max_length=tokens.max_length, truncation=tokens.truncation
     )
     cache.count("rows_tokenised", len(examples))
-    result = (encoding.rows, encoding.problems, encoding.report)
-    cache.entry("tokens", key, lambda folder: _save(folder, *result))
+    result = (TokenRows.of(encoding.rows), encoding.problems, encoding.report)
+    cache.entry("tokens", key, lambda folder: save(folder, *result))
     return result
-
-
-def _save(
-    folder: Path, rows: Sequence[Encoded], problems: Sequence[Any], report: dict[str, Any]
-) -> None:
-    from safetensors.numpy import save_file
-
-    paired = [row.rejected is not None for row in rows]
-    sides = [part for row in rows for part in (row.prompt, row.chosen, row.rejected or [])]
-    arrays = {
-        "ids": np.fromiter((i for side in sides for i in side), np.int32),
-        "lengths": np.fromiter(map(len, sides), np.int32),
-        "paired": np.asarray(paired, np.uint8),
-    }
-    about = {"problems": json.dumps(list(problems)), "report": json.dumps(report)}
-    about["sha256"] = _checksum(arrays, about)
-    save_file(arrays, folder / "rows.safetensors", metadata=about)
-
-
-def _load(folder: Path) -> tuple[list[Encoded], list[Problem], dict[str, Any]] | None:
-    """The rows of a cache entry; None where there is none or it is damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(folder / "rows.safetensors", "numpy") as file:
-            about = dict(file.metadata() or {})
-            arrays = {name: file.get_tensor(name) for name in ("ids", "lengths", "paired")}
-    except (OSError, SafetensorError):
-        return None
-    if about.pop("sha256", None) != _checksum(arrays, about):
-        return None
-    ids = arrays["ids"].tolist()
-    ends = np.cumsum(arrays["lengths"]).tolist()
-    sides = [ids[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-    rows = [
-        Encoded(sides[3 * i], sides[3 * i + 1], sides[3 * i + 2] if paired else None)
-        for i, paired in enumerate(arrays["paired"].tolist())
-    ]
-    problems = [Problem(*problem) for problem in json.loads(about["problems"])]
-    return rows, problems, json.loads(about["report"])
-
-
-def _checksum(arrays: dict[str, np.ndarray], about: dict[str, str]) -> str:
-    import hashlib
-
-    sha = hashlib.sha256()
-    for name in sorted(arrays):
-        sha.update(arrays[name].tobytes())
-    sha.update(about["problems"].encode() + about["report"].encode())
-    return sha.hexdigest()
 
 
 def _texts(source: Source) -> Iterable[str]:

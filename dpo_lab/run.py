@@ -227,7 +227,7 @@ class Job:
                 raise Stopped(f"the held-out loss after step {step} is not finite; rows {bad[:10]}")
             write_rows(self.folder / "eval" / f"step_{step}.parquet", names, columns)
         if self.gauge is not None:
-            metrics |= self.gauge(state.policy)
+            metrics |= self.gauge(state.policy, at_start=step == 0)
         metrics |= self.soundings(state.policy) if self.soundings else {}
         if metrics:
             self.log.write("eval", step, metrics)

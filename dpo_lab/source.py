@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dpo_lab.batch import Example, Text
@@ -21,6 +22,7 @@ class Source:
 
     - `train`, `eval`: pairs, in the order of the file.
     - `sft`: sequences for the SFT start, without rejected; None where the chosen of `train` serve.
+    - `sft_digest`: of what determines `sft`; empty where that is `digest`.
     - `digest`: SHA-256 over what determines the rows: contents of files, and knobs.
     - `report`: counts and remarks for the log and the data card.
     - `files`: path -> SHA-256 of its bytes.
@@ -33,12 +35,35 @@ class Source:
     train: list[Example]
     eval: list[Example]
     digest: str
-    sft: list[Example] | None = None
+    sft: Sequence[Example] | None = None
+    sft_digest: str = ""
     report: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     rejects: list[Reject] = field(default_factory=list)
     order: list[Example] | None = None
     world: World | None = None
+
+
+class Later(Sequence[Example]):
+    """`count` rows that are made when one is first looked at."""
+
+    def __init__(self, count: int, make: Callable[[], list[Example]]):
+        self.size = count
+        self.make = make
+
+    @cached_property
+    def rows(self) -> list[Example]:
+        """All of them."""
+        return self.make()
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self.rows == list(other)
 
 
 def texts_sha256(source: Source) -> str:

@@ -24,3 +24,20 @@ def test_another_start_is_trained_for_other_knobs(tmp_path):
     for knob in ("start.lr=1e-3", "model.seed=1", "train.dtype=float64"):
         other, trained = started("start.lr=1e-2", knob)
         assert trained == 1 and other != first, knob
+
+
+def test_a_start_is_shared_by_whoever_trains_it_on_the_same_sequences(tmp_path):
+    def started(*words):
+        config, cache = compose([*NANO, *words]), Cache(tmp_path)
+        intake = prepare(config, read(config), cache)
+        assembly = Assembly(config, intake, cache, lambda text: None, lambda *stage: None)
+        return assembly.policy().digest(), dict(cache.counts)
+
+    first, counts = started()
+    assert counts["rows_tokenised"] == 20 + 5 + 40 and counts["starts_trained"] == 1
+    other_pairs, counts = started("data.seed=1", "data.flips=0.3", "data.pairs=30")
+    assert other_pairs == first and counts["rows_tokenised"] == 30 + 5
+    assert "starts_trained" not in counts
+    for knob in ("data.world_seed=1", "data.stop=0.4", "data.sft_rows=50", "data.depth=3"):
+        other, counts = started(knob)
+        assert other != first and counts["starts_trained"] == 1, knob

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from dpo_lab.errors import Refused
 from dpo_lab.ranges import Count, Finite, NonNegative, Positive, Range, Share
-from dpo_lab.source import Source, digest_of
+from dpo_lab.source import Later, Source, digest_of
 from dpo_lab.worlds import language
 from dpo_lab.worlds.pairs import EVAL, TRAIN, draw_pairs, draw_sequences
 from dpo_lab.worlds.tree import Tree
@@ -67,16 +68,8 @@ def world(
     Raises `Refused` for words that clash, an unknown prompt in `held_out`, or too many leaves.
     """
     knobs = dict(locals())
-    vocabulary = _words(words)
-    tree = _tree(len(vocabulary), depth)
-    rng = np.random.default_rng(world_seed)
-    worth = language.valences(vocabulary, rng)
-    truth = World(
-        words=vocabulary,
-        prompts=language.PROMPTS,
-        tree=tree,
-        reward=language.reward(tree, vocabulary, worth),
-        grammar=tree.fold(language.grammar(tree, vocabulary, stop, rng)),
+    truth = replace(
+        _truth(words, depth, stop, world_seed),
         recipe=Recipe(
             pairs=pairs,
             eval_pairs=eval_pairs,
@@ -92,18 +85,46 @@ def world(
         ),
     )
     if off_policy:
-        other = language.grammar(tree, vocabulary, stop, np.random.default_rng([world_seed, 1]))
-        truth = replace(truth, other=tree.fold(other))
+        rng = np.random.default_rng([world_seed, 1])
+        other = language.grammar(truth.tree, truth.words, stop, rng)
+        truth = replace(truth, other=truth.tree.fold(other))
     if proxy_noise:
         noise = np.random.default_rng([world_seed, 2]).standard_normal(truth.reward.shape)
         truth = replace(truth, noise=proxy_noise * noise)
-    return as_source(truth, knobs, sft_rows=sft_rows, sft_seed=world_seed)
+    said = {name: knobs[name] for name in ("words", "depth", "stop", "sft_rows", "world_seed")}
+    return as_source(truth, knobs, sft_rows=sft_rows, sft_seed=world_seed, sft_knobs=said)
 
 
-def as_source(world: World, knobs: dict[str, Any], *, sft_rows: int, sft_seed: int) -> Source:
+@lru_cache(maxsize=1)
+def _truth(words: str, depth: int, stop: float, seed: int) -> World:
+    """The language and its first writer, which runs that differ in their pairs have in common."""
+    vocabulary = _words(words)
+    tree = _tree(len(vocabulary), depth)
+    rng = np.random.default_rng(seed)
+    worth = language.valences(vocabulary, rng)
+    return World(
+        words=vocabulary,
+        prompts=language.PROMPTS,
+        tree=tree,
+        reward=language.reward(tree, vocabulary, worth),
+        grammar=tree.fold(language.grammar(tree, vocabulary, stop, rng)),
+        recipe=Recipe(),
+    )
+
+
+def as_source(
+    world: World,
+    knobs: dict[str, Any],
+    *,
+    sft_rows: int,
+    sft_seed: int,
+    sft_knobs: dict[str, Any] | None = None,
+) -> Source:
     """What the lab trains on, from a world: also the way in for a world of one's own.
 
     - `knobs`: all that determines the world, as plain data; they become the digest.
+    - `sft_knobs`: those that determine the SFT sequences, so that runs that differ in others share
+      them; None: all.
 
     With `recipe.pair_source == "start"` there are no pairs yet, and `world.source` is None:
     `with_pairs` draws them once the start exists.
@@ -111,7 +132,10 @@ def as_source(world: World, knobs: dict[str, Any], *, sft_rows: int, sft_seed: i
     source = Source(
         train=[],
         eval=[],
-        sft=world.examples(draw_sequences(world, sft_rows, sft_seed), "sft"),
+        sft=Later(
+            sft_rows, lambda: world.examples(draw_sequences(world, sft_rows, sft_seed), "sft")
+        ),
+        sft_digest=digest_of("world sft", sft_knobs or knobs),
         digest=digest_of("world", knobs),
         report={
             "prompts": len(world.prompts),
