@@ -13,6 +13,7 @@ from dpo_lab.results import Run, flat
 
 SEEDS = 5  # fewer give an indication, no verdict on a ranking
 LEVEL = 0.05
+ABOVE = 1e-6  # of a reward; below that is rounding
 _RESAMPLES = 10_000
 
 
@@ -97,6 +98,22 @@ def within(name: str, values: Mapping[Any, float], low: float, high: float) -> C
         bool(low <= mean <= high),
         len(values),
     )
+
+
+def below_frontier(runs: Sequence[Run]) -> Check | None:
+    """Is no evaluation of any run above the best that is possible at its KL? None: nothing is known
+    of it. More than `ABOVE` above it would be a mistake of ours, and no matter of chance.
+    """
+    over = [
+        event["world/reward"] - event["world/optimal_reward"]
+        for run in runs
+        for event in run.events
+        if "world/optimal_reward" in event
+    ]
+    if not over:
+        return None
+    came = f"{max(over):+.1e} at most, {len(over)} evaluations of {len(runs)} runs"
+    return Check("no reward above the optimum at its KL", came, max(over) <= ABOVE)
 
 
 def option(run: Run, name: str) -> Any:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import gc
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dpo_lab import experiment as experiments
 from dpo_lab.errors import Refused
+from dpo_lab.evidence import below_frontier
 from dpo_lab.experiment import Experiment, Runs
 from dpo_lab.jobs import Desk, expand
 from dpo_lab.launchers.job import Job
@@ -181,6 +183,8 @@ def conclude(experiment: Experiment, asked: Asked, done: Runs) -> int:
     given = [word for word in asked.overrides if not word.startswith(ours)]
     finding = _drawn(experiment, done, given)
     runs = {run.folder: run for some in done.values() for run in some}
+    if check := below_frontier([*runs.values()]):
+        finding = replace(finding, checks=[*finding.checks, check])
     folder = next((path.parent for path in runs), None) or _outputs(asked) / experiment.name
     about = {
         "form": "quick" if quick else "full",

@@ -10,6 +10,8 @@ from dpo_lab.drawing import Panel
 from dpo_lab.evidence import above, option, per_seed, split, within
 from dpo_lab.finding import Finding
 
+MOST = 128_000
+
 
 def figure(runs):
     sizes = split([run for some in runs.values() for run in some], "data.pairs")
@@ -21,6 +23,8 @@ def figure(runs):
         above(f"KL with {one:,} pairs", distance[one], f"with {more:,}", distance[more])
         for one, more in pairwise(order)
     ]
+    if MOST in distance:
+        checks.append(within(f"KL with {MOST:,} pairs", distance[MOST], 0, 0.07))
     checks.append(within(f"correlation with {order[-1]:,} pairs", agreement[order[-1]], 0.9, 1))
     rows = [
         {

@@ -4,28 +4,29 @@ from functools import partial
 
 import numpy as np
 
-from dpo_lab import pieces
-from dpo_lab.charts import frontiers
+from dpo_lab import enumerated, pieces
 from dpo_lab.drawing import Panel
 from dpo_lab.evidence import above, option, split, within
 from dpo_lab.finding import Finding
+from dpo_lab.worlds.frontier import Frontier, tilt
+from dpo_lab.worlds.worth import exact
 
+SMALL, LARGE = 0.1, 1.0  # the betas of the claim
 ENOUGH = 0.05
 
 
 def figure(runs):
     betas = split(runs["dpo"], "loss.beta")
-    small, large = min(betas), max(betas)
     falls = {beta: fall(some) for beta, some in betas.items()}
     rises = {}
-    for run in betas[small]:
+    for run in betas[SMALL]:
         true, proxy = (run.series(f"world/{name}")[1] for name in ("reward", "proxy_reward"))
         rises[option(run, "seed")] = proxy[-1] - proxy[int(np.argmax(true))]
-    nothing = dict.fromkeys(falls[small], 0.0)
+    nothing = dict.fromkeys(falls[SMALL], 0.0)
     checks = [
-        above(f"fall of the true reward at beta {small:g}", falls[small], "0", nothing, by=ENOUGH),
-        within(f"rise of the proxy since then at beta {small:g}", rises, 0, 10),
-        within(f"fall of the true reward at beta {large:g}", falls[large], 0, ENOUGH),
+        above(f"fall of the true reward at beta {SMALL:g}", falls[SMALL], "0", nothing, by=ENOUGH),
+        within(f"rise of the proxy since then at beta {SMALL:g}", rises, 0, 10),
+        within(f"fall of the true reward at beta {LARGE:g}", falls[LARGE], 0, ENOUGH),
     ]
     rows = [
         {
@@ -41,17 +42,24 @@ def figure(runs):
     came = "Fall of the true reward from its best evaluation to the end: " + ", ".join(
         f"{np.mean([*found.values()]):.3f} at beta {beta:g}" for beta, found in falls.items()
     )
-    curve, _ = frontiers(runs["dpo"][:1])[0]
+    best, fooled = optima([enumerated.start(run) for run in betas[SMALL]])
     return Finding(
         panels=[
             Panel(
                 title,
                 f"{title} against the root of KL over training, mean over seeds, for each beta.",
-                partial(draw, betas, metric, curve if metric == "reward" else None),
+                partial(draw, betas, metric, curves),
                 3.3,
                 2.9,
             )
-            for title, metric in (("True reward", "reward"), ("Proxy reward", "proxy_reward"))
+            for title, metric, curves in (
+                (
+                    "True reward",
+                    "reward",
+                    [(best, "optimum", "-"), (fooled, "best for the proxy", ":")],
+                ),
+                ("Proxy reward", "proxy_reward", []),
+            )
         ],
         rows=rows,
         checks=checks,
@@ -68,7 +76,20 @@ def fall(runs):
     return found
 
 
-def draw(betas, metric, curve, axes):
+def optima(worlds):
+    """KL and true reward (F, 2) along the frontier and along the proxy's, mean over worlds."""
+    strengths = np.geomspace(20, 0.1, 60)
+    best, fooled = [], []
+    for world, start in worlds:
+        frontier = Frontier(world, start)
+        best.append([frontier.at_beta(beta)[1:] for beta in strengths])
+        policies = (tilt(start, world.proxy, beta) for beta in strengths)
+        found = (exact(world, policy, start) for policy in policies)
+        fooled.append([(one["world/kl"], one["world/reward"]) for one in found])
+    return np.mean(best, axis=0), np.mean(fooled, axis=0)
+
+
+def draw(betas, metric, curves, axes):
     ends = []
     for (beta, some), style in zip(betas.items(), pieces.styles([*betas]).values(), strict=True):
         kl = np.mean([run.series("world/kl")[1] for run in some], axis=0)
@@ -77,8 +98,9 @@ def draw(betas, metric, curve, axes):
         ends.append(xs.max())
         axes.plot(xs, values, color=style.colour, linewidth=1.1, label=f"beta {beta:g}")
         axes.plot(xs[-1:], values[-1:], color=style.colour, marker=style.marker, markersize=4.5)
-    if curve is not None:
-        inside = curve[curve[:, 0] <= max(ends) ** 2 * 1.05]
-        pieces.optimum(axes, np.column_stack([np.sqrt(inside[:, 0]), inside[:, 1]]))
+    for curve, label, dash in curves:
+        inside = curve[curve[:, 0] <= max(ends) ** 2 * 1.3]
+        points = np.column_stack([np.sqrt(inside[:, 0]), inside[:, 1]])
+        pieces.optimum(axes, points, label, dash)
     axes.set(xlabel="root of KL to the start", ylabel="expected reward")
     pieces.legend(axes, loc="best")
