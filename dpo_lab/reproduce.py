@@ -179,7 +179,7 @@ def conclude(experiment: Experiment, asked: Asked, done: Runs) -> int:
     from dpo_lab.finding import told, write
 
     quick = "--quick" in asked.flags
-    ours = ("launcher", "outputs_dir=", "cache_dir=")
+    ours = ("launcher", "outputs_dir=", "cache_dir=", "data.path=")  # where things are, not what
     given = [word for word in asked.overrides if not word.startswith(ours)]
     finding = _drawn(experiment, done, given)
     runs = {run.folder: run for some in done.values() for run in some}

@@ -1,11 +1,13 @@
 """Whether a claim holds, from numbers that one can follow."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 
-from dpo_lab.evidence import above, interval, per_seed, sign_flip, split, within
+from dpo_lab.evidence import above, below_frontier, interval, per_seed, sign_flip, split, within
+from dpo_lab.results import Run
 from tests.run_folders import fake
 
 
@@ -74,3 +76,20 @@ def test_runs_by_option_and_seed(tmp_path):
     values = per_seed(found[0.1, 0], "world/kl")
     assert per_seed(runs, "world/none") == {}
     assert values == {0: pytest.approx(found[0.1, 0][0].metrics["world/kl"])}
+
+
+def test_a_reward_above_the_optimum_is_seen_at_any_evaluation_of_any_run(tmp_path):
+    runs = [fake(tmp_path / f"{seed}", seed=seed) for seed in (0, 1)]
+    assert below_frontier(runs) is None  # nothing is known of an optimum
+
+    def tell(run, *pairs):
+        lines = [{"step": 0, "world/reward": a, "world/optimal_reward": b} for a, b in pairs]
+        (run.folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+
+    tell(runs[0], (0.5, 0.6), (0.7, 0.8))
+    tell(runs[1], (0.5, 0.5 - 1e-9), (0.1, 0.2))
+    again = [Run(run.folder) for run in runs]
+    check = below_frontier(again)
+    assert check.holds and check.seeds is None and "4 evaluations of 2 runs" in check.came
+    tell(runs[1], (0.5, 0.5 - 1e-5), (0.1, 0.2))
+    assert not below_frontier([Run(run.folder) for run in runs]).holds

@@ -1,5 +1,6 @@
 """Every experiment that is shipped: it says what it must, composes in all its forms, and draws."""
 
+import json
 import subprocess
 import sys
 
@@ -85,7 +86,9 @@ def test_all_sweeps_compose_in_every_form(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_and_draws(name, tmp_path):
     words = [f"outputs_dir={tmp_path}"]
-    if name in TRAINED:
+    if name == "dialogues":
+        words = [*DIALOGUES, f"data.path={dialogues(tmp_path / 'dialogues.jsonl')}", *words]
+    elif name in TRAINED:
         words = [*SMALL, *LONGER.get(name, ()), *words]
     small = [word for word in words if not word.startswith(KEPT.get(name, ("-",)))]
     done = subprocess.run(
@@ -107,6 +110,24 @@ def test_it_runs_and_draws(name, tmp_path):
         )
         assert "begins" not in again.stderr and "all done before" in again.stdout
         assert again.stdout.split("claim")[1] == done.stdout.split("claim")[1]
+
+
+# on data of one's own there is no small world to take
+DIALOGUES = (
+    "model.hidden_size=16 model.num_layers=1 model.intermediate_size=16 model.vocab_size=300 "
+    "start.epochs=1 eval.every=2 launcher.jobs=2"
+).split()
+
+
+def dialogues(path):
+    """Sixty pairs of whole dialogues that share their prompt."""
+    said = "\n\nHuman: what is {0} and {0}?\n\nAssistant: {1}"
+    rows = [
+        {"chosen": said.format(n, 2 * n), "rejected": said.format(n, f"no {2 * n + 1}")}
+        for n in range(60)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 # words of SMALL that would take the place of what an experiment varies
