@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from functools import lru_cache
+from inspect import signature
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from dpo_lab.errors import Refused
 from dpo_lab.ranges import Count, Finite, NonNegative, Positive, Range, Share
 from dpo_lab.source import Later, Source, digest_of
+from dpo_lab.spelling import did_you_mean
 from dpo_lab.worlds import language
 from dpo_lab.worlds.pairs import EVAL, TRAIN, draw_pairs, draw_sequences
 from dpo_lab.worlds.tree import Tree
@@ -67,32 +70,58 @@ def world(
 
     Raises `Refused` for words that clash, an unknown prompt in `held_out`, or too many leaves.
     """
-    knobs = dict(locals())
-    truth = replace(
-        _truth(words, depth, stop, world_seed),
-        recipe=Recipe(
-            pairs=pairs,
-            eval_pairs=eval_pairs,
-            pair_source=pair_source,
-            off_policy=off_policy,
-            near_duplicates=near_duplicates,
-            temperature=temperature,
-            flips=flips,
-            length_bias=length_bias,
-            length_neutral_beta=length_neutral_beta,
-            held_out=_held_out(held_out or []),
-            seed=seed,
-        ),
-    )
-    if off_policy:
-        rng = np.random.default_rng([world_seed, 1])
-        other = language.grammar(truth.tree, truth.words, stop, rng)
+    return _source(dict(locals()))
+
+
+def judged(reward: Callable[[str, str], float], **knobs: Any) -> Source:
+    """`world(**knobs)` with a true reward of one's own.
+
+    - `reward`: how good a response is to a prompt, both as text, words joined by one space; finite.
+
+    Raises `Refused` for a reward that is not finite, and as `world` does.
+    """
+    known = signature(world).parameters
+    for name in knobs:
+        if name not in known:
+            raise Refused(f"a world has no {name}{did_you_mean(name, known)}")
+    return _source({name: one.default for name, one in known.items()} | knobs, reward)
+
+
+def _source(knobs: Mapping[str, Any], reward: Callable[[str, str], float] | None = None) -> Source:
+    of_language = ("words", "depth", "stop", "world_seed")
+    truth = _truth(*(knobs[name] for name in of_language))
+    written = {name: knobs[name] for name in (*of_language, "sft_rows")}
+    more = {}
+    if reward is not None:
+        truth = replace(truth, reward=_judged(truth, reward))
+        more = {"reward": hashlib.sha256(truth.reward.tobytes()).hexdigest()}
+    of_recipe = {field.name: knobs[field.name] for field in fields(Recipe)}
+    of_recipe["held_out"] = _held_out(knobs["held_out"] or [])
+    truth = replace(truth, recipe=Recipe(**of_recipe))
+    seed = knobs["world_seed"]
+    if knobs["off_policy"]:
+        rng = np.random.default_rng([seed, 1])
+        other = language.grammar(truth.tree, truth.words, knobs["stop"], rng)
         truth = replace(truth, other=truth.tree.fold(other))
-    if proxy_noise:
-        noise = np.random.default_rng([world_seed, 2]).standard_normal(truth.reward.shape)
-        truth = replace(truth, noise=proxy_noise * noise)
-    said = {name: knobs[name] for name in ("words", "depth", "stop", "sft_rows", "world_seed")}
-    return as_source(truth, knobs, sft_rows=sft_rows, sft_seed=world_seed, sft_knobs=said)
+    if knobs["proxy_noise"]:
+        noise = np.random.default_rng([seed, 2]).standard_normal(truth.reward.shape)
+        truth = replace(truth, noise=knobs["proxy_noise"] * noise)
+    return as_source(
+        truth, {**knobs, **more}, sft_rows=knobs["sft_rows"], sft_seed=seed, sft_knobs=written
+    )
+
+
+def _judged(world: World, reward: Callable[[str, str], float]) -> np.ndarray:
+    """(P, n) the reward of every response."""
+    texts = world.texts(np.arange(world.tree.num_leaves))
+    values = np.array([[reward(prompt, text) for text in texts] for prompt in world.prompts], float)
+    if not np.isfinite(values).all():
+        prompt, leaf = np.argwhere(~np.isfinite(values))[0]
+        raise Refused(
+            f"the reward of {texts[leaf]!r} to {world.prompts[prompt]!r} is {values[prompt, leaf]}"
+            "\nreturn a finite number for every response"
+        )
+    return values
 
 
 @lru_cache(maxsize=1)
