@@ -142,3 +142,15 @@ def test_references_that_are_the_start(tmp_path, tally):
             tally(abs(first - math.log(2)) <= 1e-12, f"{name} {kind}: step 0 is {first!r}")
             worst = max(far(weights[key], expected[key]) for key in expected)
             tally(worst <= CLOSE, f"{name} {kind}: {worst}")
+        # one that follows the policy is the start until it first moves, after the fifth of six
+        moving = trained(tmp_path, *copy, *words, "reference=ema", "reference.every=5")
+        tally(abs(moving[2] - math.log(2)) <= 1e-12, f"{name} ema: step 0 is {moving[2]!r}")
+        ours, theirs = (losses(folder) for folder in (moving[0], next(iter(found.values()))[0]))
+        worst = max(abs(one - other) for one, other in zip(ours[:5], theirs[:5], strict=True))
+        tally(worst <= CLOSE and ours[5] != theirs[5], f"{name} ema: {ours}, frozen {theirs}")
+
+
+def losses(folder):
+    """The loss of every update."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [x["train/loss"] for x in map(json.loads, lines) if x["event"] == "train"]

@@ -2,6 +2,8 @@
 
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,37 +65,48 @@ def plans(draw: random.Random) -> list[list[str]]:
     return cut
 
 
+def survived(bench, way: str, number: int, plan: list[str]) -> tuple[str, list[str], list[str]]:
+    """One run of a plan in a folder of its own: its variant, its kills, and what is wrong."""
+    draw = random.Random(f"{SEED} {way} {number}")
+    own = Bench(bench.folder / f"{way}{number}")
+    own.environment = bench.environment  # and so the cache
+    variant = draw.choice(list(VARIANTS))
+    folder, told, problems = None, [], []
+    before = set(own.runs())
+    while len(told) < len(plan):
+        words = [f"train.resume={folder}"] if folder else [*SETTINGS, *VARIANTS[variant]]
+        left = 1 - (max(whole(folder), default=0) if folder else 0) / STEPS
+        wait = draw.uniform(0, lasted(bench.whole[variant]) * max(left, 0.2))
+        fault = plan[len(told)]
+        struck, said = (
+            killed(own, words, before, wait=wait)
+            if way == "moments"
+            else killed(own, words, before, fault=fault)
+        )
+        if struck is None:  # it was done before: begin again with another moment
+            assert way == "moments", f"{fault} not passed after {told}: {said}"
+            before, folder, told, problems = set(own.runs()), None, [], []
+            continue
+        folder = struck
+        told.append(fault if way == "places" else f"after {wait:.2f} s")
+        problems += lost(folder)
+    at = max(whole(folder), default=0)
+    status, said = own.go(f"train.resume={folder}")
+    if status:
+        problems.append(f"status {status}: {said[-300:]}")
+    else:
+        problems += differences(folder, bench.whole[variant]) + leftovers(folder)
+        if at and f"continuing {folder} after step {at}" not in said:
+            problems.append(f"did not go on after step {at}: {said}")
+    return variant, told, problems
+
+
 @pytest.mark.parametrize("way", ["moments", "places"])
 def test_r1(bench, tally, way):
-    draw = random.Random(f"{SEED} {way}")
     print(f"seed {SEED}")
-    for number, plan in enumerate(plans(draw)):
-        variant = draw.choice(list(VARIANTS))
-        before, folder, told, problems = set(bench.runs()), None, [], []
-        while len(told) < len(plan):
-            words = [f"train.resume={folder}"] if folder else [*SETTINGS, *VARIANTS[variant]]
-            left = 1 - (max(whole(folder), default=0) if folder else 0) / STEPS
-            wait = draw.uniform(0, lasted(bench.whole[variant]) * max(left, 0.2))
-            fault = plan[len(told)]
-            struck, said = (
-                killed(bench, words, before, wait=wait)
-                if way == "moments"
-                else killed(bench, words, before, fault=fault)
-            )
-            if struck is None:  # it was done before: begin again with another moment
-                assert way == "moments", f"{fault} not passed after {told}: {said}"
-                before, folder, told, problems = set(bench.runs()), None, [], []
-                continue
-            folder = struck
-            told.append(fault if way == "places" else f"after {wait:.2f} s")
-            problems += lost(folder)
-        at = max(whole(folder), default=0)
-        status, said = bench.go(f"train.resume={folder}")
-        if status:
-            problems.append(f"status {status}: {said[-300:]}")
-        else:
-            problems += differences(folder, bench.whole[variant]) + leftovers(folder)
-            if at and f"continuing {folder} after step {at}" not in said:
-                problems.append(f"did not go on after step {at}: {said}")
-        for what in told:
-            tally(not problems, f"{variant} run {number}, killed {told} ({what}): {problems}")
+    cut = plans(random.Random(f"{SEED} {way}"))
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(partial(survived, bench, way), range(len(cut)), cut)
+        for number, (variant, told, problems) in enumerate(found):
+            for what in told:
+                tally(not problems, f"{variant} run {number}, killed {told} ({what}): {problems}")

@@ -1,8 +1,7 @@
 """Faults put into the lab one line at a time: does a test see each of them?
 
 `mutants.toml` lists the faults. Each is put into a copy of the lab in a scratch folder, the tests
-of its module are run there until the first one fails, and the line is put back. A fault that no
-test sees is a test that is missing.
+of its module are run there until the first one fails, and the line is put back; two at a time.
 
     python tests/mutants/hunt.py [WORD ...]     all faults, or those whose file or text has a WORD
 
@@ -13,10 +12,10 @@ from __future__ import annotations
 
 import ast
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,8 +31,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("mutants.toml")
-COPIED = ("dpo_lab", "conf", "tests", "experiments", "pyproject.toml")
+COPIED = ("dpo_lab", "conf", "tests", "experiments")
 TARGET = 0.95
+AT_ONCE = 2
 LIMIT = 180  # seconds; a fault may make a test wait for ever
 # what takes long to import, and is imported once for all: nothing of the lab itself
 LIBRARIES = (
@@ -43,14 +43,9 @@ LIBRARIES = (
     "_pytest.assertion.rewrite"
 ).split()
 # these say that the fault is no valid program, not that a test has seen it
-INVALID = {
-    "SyntaxError",
-    "IndentationError",
-    "NameError",
-    "UnboundLocalError",
-    "ImportError",
-    "ModuleNotFoundError",
-}
+INVALID = set(
+    "SyntaxError IndentationError NameError UnboundLocalError ImportError ModuleNotFoundError".split()
+)
 
 
 class Stale(Exception):
@@ -158,12 +153,10 @@ class Outcome:
 
 def scratch_copy(folder: Path) -> None:
     """The lab and its tests as they are now."""
+    ignored = shutil.ignore_patterns("__pycache__", "mutants")
     for name in COPIED:
-        if (ROOT / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "mutants")
-            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-        else:
-            shutil.copy2(ROOT / name, folder / name)
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    shutil.copy2(ROOT / "pyproject.toml", folder)
 
 
 def run(scratch: Path, tests: Sequence[str], limit: float = LIMIT) -> Outcome:
@@ -215,42 +208,50 @@ def _child(scratch: Path, tests: Sequence[str], note: Path) -> None:
     os._exit(int(status))
 
 
-def hunt(chosen: Sequence[Mutant], scratch: Path) -> int:
+def take(scratches: Any) -> None:
+    """A worker takes one of the copies for itself."""
+    global _scratch
+    _scratch = scratches.get()
+    os.environ["PYTHONPATH"] = str(_scratch)
+
+
+def control(tests: Sequence[str]) -> tuple[Outcome, str]:
+    """The tests without a fault, in the worker's copy; and what they said at the end."""
+    outcome = run(_scratch, tests, limit=LIMIT * len(tests))
+    return outcome, (_scratch / "output.txt").read_text()[-3000:]
+
+
+def judge(mutant: Mutant) -> tuple[Outcome, str]:
+    """The tests of one fault, in the worker's copy; and what they said at the end."""
+    file = _scratch / mutant.file
+    source = file.read_text()
+    file.write_text(mutant.applied(source))
+    Path(cache_from_source(str(file))).unlink(missing_ok=True)
+    outcome = run(_scratch, mutant.tests)
+    file.write_text(source)
+    Path(cache_from_source(str(file))).unlink(missing_ok=True)
+    return outcome, (_scratch / "output.txt").read_text()[-1500:]
+
+
+def hunt(chosen: Sequence[Mutant], pool: Any) -> int:
     """Judge every fault, print a line for each, and return the exit status."""
-    os.environ["PYTHONPATH"] = str(scratch)
-    show = [sys.executable, "-c", "import dpo_lab; print(dpo_lab.__file__)"]
-    imported = subprocess.run(show, cwd=scratch.parent, capture_output=True, text=True).stdout
-    print(f"imported: {imported}", end="", flush=True)
-    if not Path(imported).is_relative_to(scratch):
-        print("the copy is not what is imported", file=sys.stderr)
-        return 2
     tests = list(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
-    control = run(scratch, tests, limit=LIMIT * len(tests))
-    print(f"without a fault: {len(tests)} test files, {control.seconds:.0f} s", flush=True)
-    if control.status != 0:
-        print((scratch / "output.txt").read_text()[-3000:], file=sys.stderr)
-        print("the tests fail without any fault", file=sys.stderr)
-        return 2
+    halves = [half for half in (tests[::2], tests[1::2]) if half]
+    for outcome, said in pool.map(control, halves):
+        print(f"without a fault: {len(tests)} test files, {outcome.seconds:.0f} s", flush=True)
+        if outcome.status != 0:
+            print(f"{said}\nthe tests fail without any fault", file=sys.stderr)
+            return 2
     verdicts = []
-    for mutant in chosen:
-        file = scratch / mutant.file
-        source = file.read_text()
-        file.write_text(mutant.applied(source))
-        Path(cache_from_source(str(file))).unlink(missing_ok=True)
-        outcome = run(scratch, mutant.tests)
-        file.write_text(source)
-        Path(cache_from_source(str(file))).unlink(missing_ok=True)
+    for mutant, (outcome, said) in zip(chosen, pool.imap(judge, chosen), strict=True):
         verdicts.append(outcome.verdict)
         by = f"{outcome.test} ({outcome.error})" if outcome.error else outcome.test
         short = mutant.file.removeprefix("dpo_lab/")
         kinds = ",".join(trap.partition(":")[0] for trap in mutant.traps)
-        print(
-            f"{outcome.verdict:8} {outcome.seconds:5.1f} s  {kinds:6} {short}: {mutant.fault}"
-            + (f"  <- {by}" if by else ""),
-            flush=True,
-        )
+        said_of = f"{outcome.verdict:8} {outcome.seconds:5.1f} s  {kinds:6} {short}: {mutant.fault}"
+        print(said_of + (f"  <- {by}" if by else ""), flush=True)
         if outcome.verdict == "BROKEN":
-            print((scratch / "output.txt").read_text()[-1500:], file=sys.stderr)
+            print(said, file=sys.stderr)
     caught, planted = verdicts.count("caught"), len(verdicts)
     print(f"caught {caught} / planted {planted} ({caught / planted:.1%})")
     if "BROKEN" in verdicts:
@@ -283,9 +284,16 @@ def main(words: Sequence[str]) -> int:
     for library in LIBRARIES:
         __import__(library)
     assert "dpo_lab" not in sys.modules
+    fork = multiprocessing.get_context("fork")
+    scratches = fork.Queue()
     with tempfile.TemporaryDirectory(prefix="dpo_lab_mutants_") as folder:
-        scratch_copy(Path(folder).resolve())
-        return hunt(chosen, Path(folder).resolve())
+        for number in range(AT_ONCE):
+            scratch = Path(folder).resolve() / str(number)
+            scratch.mkdir()
+            scratch_copy(scratch)
+            scratches.put(scratch)
+        with fork.Pool(AT_ONCE, take, [scratches]) as pool:
+            return hunt(chosen, pool)
 
 
 if __name__ == "__main__":
