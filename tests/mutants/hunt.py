@@ -43,9 +43,8 @@ LIBRARIES = (
     "_pytest.assertion.rewrite"
 ).split()
 # these say that the fault is no valid program, not that a test has seen it
-INVALID = set(
-    "SyntaxError IndentationError NameError UnboundLocalError ImportError ModuleNotFoundError".split()
-)
+INVALID = {"SyntaxError", "IndentationError", "NameError", "UnboundLocalError"}
+INVALID |= {"ImportError", "ModuleNotFoundError"}
 
 
 class Stale(Exception):
