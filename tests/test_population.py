@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from interrupted import resumed
 from safetensors.torch import load_file
 from tables import assert_same, solved, state_of, tiny
 
@@ -133,23 +134,9 @@ def test_a_table_is_a_run_like_any_other(train):
     ids=["table", "network"],
 )
 @pytest.mark.slow
-def test_a_resumed_run_is_the_uninterrupted_one(train, monkeypatch, settings):
-    from dpo_lab import run as module
-
+def test_a_resumed_run_is_the_uninterrupted_one(train, settings):
     settings = [*settings, "checkpoint.every=1", "eval.every=2"]
-    whole, save = train(*settings), module.Job._save
-
-    def save_and_die(self, state, step):
-        save(self, state, step)
-        if step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module.Job, "_save", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            train(*settings)
-    folder = max(whole.folder.parent.iterdir(), key=lambda path: path.stat().st_ctime)
-    again = dpo_lab.train([f"train.resume={folder}"])
+    whole, again = train(*settings), resumed(train, settings, stop=3)
     ours, theirs = whole.metrics, again.metrics
     assert {name for name in ours if not name.startswith("perf/")} <= theirs.keys()
     for name, value in ours.items():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from interrupted import resumed
 from networks import ROWS, Tokens, every_layout, in_double, tiny
 
 import dpo_lab
@@ -170,25 +171,9 @@ def test_it_is_frozen_until_it_first_moves(train):
 
 
 @pytest.mark.parametrize("adapter", ["none", pytest.param("lora", marks=pytest.mark.slow)])
-def test_a_resumed_run_is_the_uninterrupted_one(train, monkeypatch, adapter):
-    from dpo_lab import run as module
-
+def test_a_resumed_run_is_the_uninterrupted_one(train, adapter):
     settings = ["reference=ema", f"adapter={adapter}", "checkpoint.every=1", "model.dropout=0.1"]
-    whole = train(*settings)
-    save = module.Job._save
-
-    def save_and_die(self, state, step):
-        save(self, state, step)
-        if step == 4:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module.Job, "_save", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            train(*settings)
-    folder = max(whole.folder.parent.iterdir(), key=lambda path: path.stat().st_ctime)
-    again = dpo_lab.train([f"train.resume={folder}"])
-    assert again.folder == folder and steady(whole) == steady(again)
+    assert steady(train(*settings)) == steady(resumed(train, settings, stop=4))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+from interrupted import resumed
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -111,27 +112,9 @@ def test_the_same_config_gives_the_same_weights_and_metrics(train):
 
 @pytest.mark.parametrize("stop", [1, 5])
 @pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_a_resumed_run_is_the_uninterrupted_one(train, monkeypatch, stop, adapter):
+def test_a_resumed_run_is_the_uninterrupted_one(train, stop, adapter):
     settings = [f"adapter={adapter}", "model.dropout=0.1", "checkpoint.every=1"]
-    whole = train(*settings)
-
-    from dpo_lab import run as module
-
-    save = module.Job._save
-
-    def save_and_die(self, state, step):
-        save(self, state, step)
-        if step == stop:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module.Job, "_save", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            train(*settings)
-    folder = max(whole.folder.parent.iterdir(), key=lambda path: path.stat().st_ctime)
-    assert Run(folder).state == "failed"
-    again = dpo_lab.train([f"train.resume={folder}"])
-    assert again.folder == folder and again.state == "done"
+    whole, again = train(*settings), resumed(train, settings, stop)
     assert same(weights(whole), weights(again)) and steady(whole) == steady(again)
 
 
