@@ -88,6 +88,26 @@ def test_both_ways_equal_a_dense_mask(monkeypatch, together, key_heads, scaling)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
+def test_segments_just_short_of_a_block_are_padded_to_it():
+    """A CPU takes blocks of 16; what is padded is seen by nobody, and its gradient is nobody's."""
+    cpu = torch.device("cpu")
+    places = [Segments(((size, 0, 0),)).together(cpu).mask.shape[-1] for size in range(9, 33)]
+    assert places == [9, 10, *[16] * 6, *range(17, 27), *[32] * 6]
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(1, 2, 13 + 5, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)
+    )
+    segments = Segments(((4, 6, 3), (2, 1, 2)))
+    padded = attention._together(query, key, value, segments, 0.0, None)
+    plain = attention._one_by_one(query, key, value, segments, 0.0, None)
+    torch.testing.assert_close(padded, plain, rtol=0, atol=1e-12)
+    push = torch.randn_like(plain)
+    ours, theirs = (
+        torch.autograd.grad((out * push).sum(), (query, key, value)) for out in (padded, plain)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_dropout_drops_attention_weights(monkeypatch, together):
     monkeypatch.setattr(attention, "TOGETHER", 64 if together else 0)
