@@ -88,11 +88,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Refused, Stopped, Interrupted) as error:
         print(f"dpo-lab: {error}", file=sys.stderr)
         return 2 if isinstance(error, Refused) else getattr(error, "status", 1)
+    except MemoryError as error:
+        print(f"dpo-lab: not enough memory for this many: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("dpo-lab: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # a name too long, a folder that nobody may make
+        if error.filename is None:
+            raise
+        print(f"dpo-lab: {str(error.filename)[:200]}: {error.strerror}", file=sys.stderr)
         return 1
 
 
@@ -143,7 +151,7 @@ def parse(words: list[str]) -> Line:
         raise Refused(f"-m runs jobs; dpo-lab {verb} runs none")
     if verb == "train" and not given.keys() & {"multirun", "help"}:
         for word in overrides:
-            if word.startswith(("launcher=", "launcher.", "sweeper=", "sweeper.")):
+            if word.lstrip("+").split("=")[0].split(".")[0] in ("launcher", "sweeper"):
                 raise Refused(f"{word} is about the jobs of a sweep; add -m, or leave it out")
     return Line(verb, overrides, **given)
 
@@ -243,10 +251,11 @@ def upload(line: Line) -> int:
 
 def _folders(line: Line, options: list[str]) -> tuple[list[Path], dict[str, str]]:
     """The folders that a line names, and its options, which have these names."""
+    from dpo_lab.disk import home
     from dpo_lab.spelling import did_you_mean
 
     given = dict(word.split("=", 1) for word in line.overrides if "=" in word)
-    folders = [Path(word).expanduser() for word in line.overrides if "=" not in word]
+    folders = [home(word) for word in line.overrides if "=" not in word]
     for name, value in given.items():
         if name not in options:
             raise Refused(f"unknown option {name}{did_you_mean(name, options)}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_lab.errors import Refused
 from dpo_lab.rows import BadRow, Record, names_of
+from dpo_lab.shapes import FIELDS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -48,7 +49,10 @@ def arrow(name: str, data: bytes, wanted: Wanted) -> Parsed:
 
 
 def checked_columns(name: str, schema: pyarrow.Schema, wanted: Wanted) -> list[str]:
-    """The wanted columns of an Arrow schema; refuse those that cannot hold text or messages."""
+    """The wanted columns of an Arrow schema; refuse those that cannot hold text or messages.
+
+    One that only some shapes of rows have may hold anything, as long as nobody reads it.
+    """
     from pyarrow import types
 
     twice = sorted({column for column in schema.names if schema.names.count(column) > 1})
@@ -59,7 +63,8 @@ def checked_columns(name: str, schema: pyarrow.Schema, wanted: Wanted) -> list[s
         kind = schema.field(column).type
         inner = kind.value_type if types.is_dictionary(kind) else kind
         text = types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)
-        if not (text or types.is_nested(inner) or types.is_null(inner)):
+        spare = column in FIELDS and column not in ("prompt", "chosen", "rejected")
+        if not (spare or text or types.is_nested(inner) or types.is_null(inner)):
             raise Refused(
                 f"{name}: column {column}: holds {kind}, expected text or a list of messages\n"
                 f"save it as text, or map another column: data.columns={{{column}: COLUMN}}"

@@ -77,8 +77,15 @@ def check_combinations(config: Config) -> None:
         )
     if kind == "ema":
         check_moves(config, train.steps)
+    start = config.nodes["start"]
+    if "steps" in start and start["steps"] is None and start.get("epochs", 0) is None:
+        raise Refused(
+            "exactly one of start.steps and start.epochs is given, got null for both\n"
+            "type for example start.epochs=1"
+        )
     _check_export(config)
     _check_exact(config)
+    _check_idle(config)
 
 
 def check_moves(config: Config, steps: int | None) -> None:
@@ -92,7 +99,16 @@ def check_moves(config: Config, steps: int | None) -> None:
 
 
 def check_source(config: Config, source: Source) -> None:
-    """Refuse to sum over all responses where the data has no world to enumerate them."""
+    """Refuse to sum over all responses where the data has no world to enumerate them, and to look
+    for the best by what will not be measured."""
+    metric = config.checkpoint.metric
+    if config.checkpoint.keep_best and (
+        (metric.startswith("world/") and source.world is None)
+        or (metric.startswith("eval/rewards/") and not takes_pairs(config))
+    ):
+        raise Refused(
+            f"checkpoint.metric={metric} is not measured here\ntype checkpoint.metric=eval/loss"
+        )
     if sees(config) is not None and source.world is None:
         what = "model=tabular" if is_tabular(config) else f"loss={config.choices['loss']}"
         raise Refused(
@@ -123,6 +139,17 @@ def _check_exact(config: Config) -> None:
             f"model=tabular computes in float64, and train.dtype is {config.train.dtype}\n"
             "type train.dtype=float64"
         )
+
+
+def _check_idle(config: Config) -> None:
+    """Refuse options that were typed and would do nothing."""
+    typed = {word.partition("=")[0].lstrip("+") for word in config.overrides}
+    for option, idle, why in (
+        ("eval.sample_tokens", not config.eval.samples, "no responses are drawn: eval.samples=0"),
+        ("layout", is_tabular(config), "a table of responses has no rows to lay out"),
+    ):
+        if option in typed and idle:
+            raise Refused(f"{option} would do nothing, since {why}\nleave {option} out")
 
 
 def _check_export(config: Config) -> None:

@@ -46,8 +46,10 @@ def check_switches(parsed: Sequence[Any], calls: Calls) -> None:
     """Refuse numbers but 0 and 1 where true or false is meant: OmegaConf takes 2 for true."""
     for item in parsed:
         value = item.value()
+        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
+            value = int(value)  # quoted, it is a number all the same
         if isinstance(value, int | float) and value not in (0, 1):
-            knob = _knob(item.key_or_group, calls)
+            knob = knob_of(item.key_or_group, calls)
             if knob is not None and knob.text.split(" ")[0] == "bool":
                 raise Refused(f"{item.key_or_group} must be {knob.expected}, got {value}")
 
@@ -59,11 +61,11 @@ def first_line(error: BaseException) -> str:
 
 
 def _wrong_type(key: str, error: BaseException, overrides: Sequence[str], calls: Calls) -> str:
-    knob = _knob(key, calls)
+    knob = knob_of(key, calls)
     typed = [text.partition("=")[2] for text in overrides if text.partition("=")[0] == key]
     if knob is None:
         above = key.rpartition(".")[0]
-        if _knob(above, calls) is not None:
+        if knob_of(above, calls) is not None:
             return f"unknown option {shown(key)}; did you mean {above}?"
         return f"{shown(key)}: {shown(first_line(error), 200)}"
     came = re.search(r"[Vv]alue '(.*?)'( of type|,|$)", str(error).split("\n")[0])
@@ -71,7 +73,7 @@ def _wrong_type(key: str, error: BaseException, overrides: Sequence[str], calls:
     return f"{key} must be {knob.expected}, got {shown(got) if got.strip() else 'nothing'}"
 
 
-def _knob(key: str, calls: Calls) -> options.Knob | None:
+def knob_of(key: str, calls: Calls) -> options.Knob | None:
     """The knob that a dotted key names, in whichever option of its group has one of that name."""
     head, _, name = key.rpartition(".")
     return next(

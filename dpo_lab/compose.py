@@ -31,6 +31,7 @@ from dpo_lab.config import CLOSED, NODES, Config
 from dpo_lab.errors import Refused
 from dpo_lab.overrides import parse, values
 from dpo_lab.spelling import did_you_mean, shown
+from dpo_lab.verbatim import verbatim
 
 
 def conf_dir() -> Path:
@@ -55,6 +56,7 @@ def groups(config_dir: str | None = None) -> dict[str, list[str]]:
 def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Config:
     """Compose and check one run. Raises `Refused` for anything a user may have got wrong."""
     prepare(config_dir)
+    overrides = verbatim(overrides, calls(config_dir))
     parsed = typed(overrides, config_dir)
     for item in parsed:
         if item.is_sweep_override():
@@ -86,7 +88,7 @@ def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[list[s
     lists: list[list[str]] = [[]]
     swept: set[str] = set()
     known = groups(config_dir)
-    for item in parse(overrides, known):
+    for item in parse(verbatim(overrides, calls(config_dir)), known):
         if item.is_sweep_override():
             key = item.get_key_element()
             if key in swept:
@@ -107,17 +109,25 @@ def calls(config_dir: str | None = None) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for root in _roots(config_dir):
         for path in root.glob("*/*.yaml"):
-            target = re.search(r"^_target_:\s*([\w.]+)", path.read_text(encoding="utf-8"), re.M)
+            target = re.search(r"^_target_:\s*([\w.]+)", _text(path), re.M)
             if target:
                 found.setdefault(path.parent.name, {})[path.stem] = target[1]
     return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(f"{path}: not UTF-8 at byte {error.start + 1}; save it as UTF-8") from None
 
 
 @cache
 def prepare(config_dir: str | None = None) -> None:
     """Store the schemas of what every run has, and make the user's modules importable."""
     if config_dir is not None and not Path(config_dir).is_dir():
-        raise Refused(f"--config-dir {config_dir}: there is no such folder")
+        what = "is no folder" if Path(config_dir).exists() else "there is no such folder"
+        raise Refused(f"--config-dir {config_dir}: {what}")
     for folder in (config_dir, os.getcwd()):
         if folder is not None and str(Path(folder).resolve()) not in sys.path:
             sys.path.append(str(Path(folder).resolve()))
@@ -158,8 +168,14 @@ def _preset(parsed: Sequence[Override], config_dir: str | None) -> list[str]:
 
 def _implied(preset: Sequence[str]) -> list[tuple[str, str]]:
     """The (group, option) pairs that presets put in place of the defaults."""
-    texts = [path.read_text() for path in (conf_dir() / "preset").glob("*.yaml")] if preset else []
-    return [pair for text in texts for pair in re.findall(r"override /(\w+): (\w+)", text)]
+    pairs = []
+    for word in preset:
+        path = conf_dir() / "preset" / f"{word.removeprefix('preset=')}.yaml"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""  # or one of the user's
+        other = re.search(r"^defaults: \[(\w+)\]", text, re.M)  # one that is built on another
+        pairs += _implied([other[1]] if other else [])
+        pairs += re.findall(r"override /(\w+): (\w+)", text)
+    return pairs
 
 
 class Composed(NamedTuple):

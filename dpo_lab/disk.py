@@ -59,6 +59,15 @@ def refuse_unwritable(option: str, path: Path) -> None:
         raise Refused(f"{option}={path}: you may not write into {there}")
 
 
+def home(path: str, option: str = "") -> Path:
+    """The path with `~` and `~user` written out. Raises `Refused` where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        said = f"{option}={path}" if option else path
+        raise Refused(f"{said[:200]}: no user has this name; write the folder out") from None
+
+
 def expect(path: Path, needed: int, what: str) -> None:
     """Raise `DiskFull` where fewer than `needed` bytes are free."""
     found = free(path)

@@ -11,7 +11,7 @@ from dpo_lab.batch import Example
 from dpo_lab.errors import Refused
 from dpo_lab.records import Table
 from dpo_lab.rows import BadRow, Record, Reject, names_of, near, reject
-from dpo_lab.shapes import DECIDING, FIELDS, SHAPES, Shape, pair, recognise
+from dpo_lab.shapes import DECIDING, FIELDS, SHAPES, Shape, pair, recognise, unclear
 
 LISTED = 10
 
@@ -88,11 +88,19 @@ def _recognised(
         if not any(named.keys() >= set(SHAPES[name].required) for name in allowed):
             raise _shapeless(table.name, table.columns, named, allowed, columns)
     head: list[Record] = []
-    for record in table.records:
-        head.append(record)
-        if isinstance(record.row, BadRow):
-            continue
-        shape = recognise(_fields(record.row, columns), allowed)
+    perhaps: Shape | None = None
+    for record in chain(table.records, [None]):
+        if record is not None:
+            head.append(record)
+            if isinstance(record.row, BadRow):
+                continue
+            fields = _fields(record.row, columns)
+            shape = recognise(fields, allowed)
+            if len(allowed) > 1 and unclear(fields):  # a malformed row condemns no other
+                perhaps = perhaps or shape
+                continue
+        else:
+            shape = perhaps  # all of them are malformed, or there are none
         if shape is None:
             continue
         foreign = [name for name in columns if name not in shape.fields]

@@ -153,7 +153,8 @@ def csv_rows(name: str, data: bytes) -> Parsed:
     header = first[1]
     twice = sorted({column for column in header if header.count(column) > 1})
     if twice:
-        raise Refused(f"{name}:{first[0]}: the header names {names_of(twice)} twice")
+        which = names_of(twice) if any(twice) else "columns that have no name"
+        raise Refused(f"{name}:{first[0]}: the header names {which} twice")
     return header, _csv_records(header, rows)
 
 
@@ -171,6 +172,8 @@ def _csv_records(header: list[str], rows: Iterator[tuple[int, list[str], str]]) 
             missing = header[len(cells)] if len(cells) < len(header) else None
             reason = f"{len(cells)} cells where the header has {len(header)}"
             row = BadRow(missing, reason)
+        elif cells == header:
+            row = BadRow(None, "repeats the header: two files put together?")
         yield Record(line, note, row, raw)
 
 

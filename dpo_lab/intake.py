@@ -112,6 +112,12 @@ def find_tokenizer(config: Config, source: Source, cache: Cache) -> Tokenizer:
         world = source.world
         tokenizer = Tokenizer.from_words(world.vocabulary[3:], world.bos, world.eos, world.pad)
     else:
+        if model["vocab_size"] is None:
+            raise Refused(
+                f"model={config.choices['model']} has as many tokens as its tokenizer, and on text "
+                "one is trained with model.vocab_size tokens\n"
+                "type for example model.vocab_size=8192, or model=small"
+            )
         key = digest("bpe", ENCODER_VERSION, source.digest, model["vocab_size"])
 
         def build(place: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_lab import ranges
+from dpo_lab.disk import home
 from dpo_lab.errors import Refused
 from dpo_lab.ranges import Range
 from dpo_lab.spelling import did_you_mean
@@ -30,6 +31,7 @@ _WORDS = {
     "str": "text",
     "list[str]": "a list of texts such as [a, b]",
     "dict[str, str]": "texts by name such as {a: b}",
+    "dict[str, float]": "numbers by name such as {a: 0.5}",
 }
 _SCALARS = {"float": float, "int": int, "bool": bool, "str": str, "Any": Any}
 
@@ -273,10 +275,21 @@ def _check_value(value: Any, name: str, knob: Knob) -> None:
         raise Refused(f"{name} must be {knob.expected}, got null")
     if isinstance(value, str) and not value.strip():
         raise Refused(f"{name} must be {knob.expected}, got nothing")
-    if knob.range is None or value is None:
+    if isinstance(value, str) and value.startswith("~"):
+        home(value, name)
+    if value is None:
         return
     values = value if isinstance(value, list) else [value]
     values = list(value.values()) if isinstance(value, dict) else values
+    inner = knob.text.removesuffix(" | None").strip("]").rpartition("[")[2].split(", ")[-1]
+    texts = [*values, *value] if isinstance(value, dict) and inner == "str" else values
+    if inner == "str" and not all(isinstance(one, str) for one in texts):
+        raise Refused(f"{name} must be {knob.expected}, got {str(value)[:80]}")
     for number in values:
-        if not knob.range.holds(number):
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_number and (knob.range is not None or inner in ("int", "float")):
+            raise Refused(f"{name} must be {knob.expected}, got {str(value)[:80]}")
+        if knob.range is not None and not knob.range.holds(number):
             raise Refused(f"{name} must be {knob.range}, got {str(number)[:80]}")
+        if is_number and (limit := ranges.beyond(number, knob.range)):
+            raise Refused(f"{name} must be {limit}, got {str(number)[:80]}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dpo_lab import __version__
 from dpo_lab.compose import compose
 from dpo_lab.config import Config
+from dpo_lab.disk import home
 from dpo_lab.errors import Refused
 from dpo_lab.folder import read_json
 from dpo_lab.record import changed_inputs, digests, housekeeping, typed
@@ -65,7 +66,7 @@ def chosen(
         return *resume(overrides, config_dir), None
     if any(word.lstrip("+").startswith("train.resume=") for word in overrides):
         raise Refused("--from repeats a run in a new folder, train.resume goes on in the old: one")
-    config, origin = repeat(Path(from_).expanduser(), overrides, config_dir)
+    config, origin = repeat(home(from_), overrides, config_dir)
     return config, None, origin
 
 
@@ -133,7 +134,11 @@ def _record(folder: Path, asked: str) -> dict[str, Any]:
     record = read_json(folder / "record.json")
     if not record:
         raise Refused(f"{asked}{folder}: there is no run in this folder (no record.json)")
-    return record
+    texts = [record.get("cwd"), record.get("dpo_lab")]
+    words = record.get("overrides")
+    if isinstance(words, list) and all(isinstance(text, str) for text in [*texts, *words]):
+        return {"config_dir": None} | record
+    raise Refused(f"{asked}{folder}: record.json does not say what was typed; is it damaged?")
 
 
 def _anchored(record: dict[str, Any]) -> list[str]:

@@ -101,6 +101,11 @@ def _check(item: Override, groups: Groups) -> None:
         )
     if len(name) > 200:
         raise Refused(f"unknown option {shown(name)}")
+    if item.package is not None and not re.fullmatch(r"data\.\w+\.\w+", item.package):
+        raise Refused(
+            f"{text}: @ is for the sources of a mixture, +data@data.sources.NAME=file; "
+            f"type {name}={shown(value)}"
+        )
     if name in CLOSED:
         raise Refused(f"{text}: {name} was removed or replaced; set its options, {name}.NAME=VALUE")
     if name not in groups or item.is_sweep_override():

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpo_lab.columnar import Parsed, Wanted, arrow, parquet
+from dpo_lab.disk import home
 from dpo_lab.errors import Refused
 from dpo_lab.formats import csv_rows, json_list, jsonl
 from dpo_lab.rows import Record, names_of, near
@@ -58,8 +59,11 @@ def read(path: str, wanted: Wanted) -> Table:
     `wanted(column)` says which columns of a columnar file may be needed. Raises `Refused` where the
     file is missing, is no data file, or cannot be read on; a bad row is a record of its own.
     """
-    place = Path(path).expanduser()
-    data = _bytes(path, place)
+    place = home(path)
+    try:
+        data = _bytes(path, place)
+    except OSError as error:  # a name that no file system takes
+        raise Refused(f"{path[:200]}: cannot be read: {error.strerror}") from None
     digest = hashlib.sha256(data).hexdigest()
     ending = place.suffix.lower()
     if ending == ".gz":
@@ -79,7 +83,7 @@ def read(path: str, wanted: Wanted) -> Table:
 
 def read_folder(path: str, wanted: Wanted) -> Table:
     """Open a folder that `datasets.save_to_disk` wrote: the Arrow files that state.json lists."""
-    place = Path(path).expanduser()
+    place = home(path)
     if not place.exists():
         raise _missing(path, place)
     if not (place / "state.json").is_file():
@@ -89,7 +93,7 @@ def read_folder(path: str, wanted: Wanted) -> Table:
         raise Refused(f"{path}: expected a folder saved by datasets.save_to_disk; {found}\n{hint}")
     try:
         state = json.loads(_bytes(path, place / "state.json"))
-        names = [entry["filename"] for entry in state["_data_files"]]
+        names = [Path(entry["filename"]).name for entry in state["_data_files"]]
     except (ValueError, KeyError, TypeError):
         raise Refused(f"{path}/state.json does not list the folder's data files") from None
     files = {str(place.absolute() / name): _bytes(path, place / name) for name in names}

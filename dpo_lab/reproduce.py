@@ -62,6 +62,8 @@ def reproduce(words: Sequence[str], config_dir: str | None = None) -> int:
         return 0
     experiment = experiments.load(asked.name, asked.config_dir)
     if "--real" in asked.flags:
+        if asked.overrides:
+            raise Refused(f"--real prints commands as they are; leave out {asked.overrides[0]}")
         print(real(experiment))
         return 0
     return perform(experiment, asked)

@@ -150,6 +150,8 @@ class Job:
     def _assemble(self) -> State:
         """Policy, objective and optimizer, as they are before the first step."""
         assembly = Assembly(self.config, self.intake, self.cache, self.display.say, self._preparing)
+        # what it would refuse shows now, not when the start is trained
+        bind(self.config.nodes["optimizer"])([("weight", torch.nn.Parameter(torch.zeros(1)))])
         policy = assembly.policy()
         loader = assembly.loader()
         self.held.status("running", steps=loader.steps)

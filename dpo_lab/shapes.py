@@ -199,11 +199,16 @@ def recognise(fields: Fields, allowed: tuple[str, ...]) -> Shape | None:
     """The shape of a row by its columns, among `allowed` ones; None where it has none of them.
 
     Where only one shape is allowed, its columns are enough. Else conversations, prompt and
-    instruction decide, in this order; without any, lists are chats and text is a dialogue.
+    instruction decide, in this order; without any, lists are chats and text is a dialogue. A column
+    that is null, or conversations that are no list, decide nothing where others do.
     """
     fitting = [SHAPES[name] for name in allowed if fields.keys() >= set(SHAPES[name].required)]
     if len(allowed) == 1 or not fitting:
         return fitting[0] if fitting else None
+    telling = {name for name, value in fields.items() if value is not None}
+    if not isinstance(fields.get("conversations"), list | tuple):
+        telling.discard("conversations")
+    fitting = [shape for shape in fitting if telling >= set(shape.required)] or fitting
     lists = any(isinstance(fields.get(name), list | tuple) for name in ("prompt", *_SIDES))
     dialogue = any(str(fields[name]).startswith((HUMAN, ASSISTANT)) for name in _SIDES)
     order = ["sharegpt", "chat" if lists else "pairs", "instruction"]
@@ -211,3 +216,11 @@ def recognise(fields: Fields, allowed: tuple[str, ...]) -> Shape | None:
         order.append("whole_chat" if lists else "hh")
     names = {shape.name for shape in fitting}
     return next((SHAPES[name] for name in order if name in names), None)
+
+
+def unclear(fields: Fields) -> bool:
+    """Whether a row's lists are no chats, so that it cannot say what the others are."""
+    return any(
+        isinstance(value, list | tuple) and not (value and isinstance(value[0], dict))
+        for value in map(fields.get, ("prompt", *_SIDES))
+    )

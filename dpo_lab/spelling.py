@@ -19,7 +19,7 @@ def did_you_mean(word: str, names: Iterable[str], prefix: str = "") -> str:
     """`; did you mean loss.beta?` where a name is near, else `; there is a, b, c`."""
     names = [str(name) for name in names]
     near = nearest(word, names)
-    if near:
+    if near and near[0] != word:
         return f"; did you mean {prefix}{near[0]}?"
     return f"; there is {', '.join(names)}" if names else ""
 

@@ -35,6 +35,7 @@ SHAREGPT = Dialect(
         "observation": "tool",
     },
 )
+LOST = ("tool_calls", "function_call", "reasoning_content")  # keys that say something, too
 _MAY_FOLLOW = {  # None: the start
     "system": (None,),
     "user": (None, "system", "assistant"),
@@ -83,8 +84,9 @@ def turn(value: Any, field: str, dialect: Dialect) -> Message:
     if role is None:
         allowed = ", ".join(dialect.roles)
         raise BadRow(f"{field}.{dialect.role}", f"{shorten(name)} is no role; roles: {allowed}")
-    if value.get("tool_calls"):
-        raise BadRow(f"{field}.tool_calls", "would be lost; write the call as text in content")
+    for key in LOST:
+        if value.get(key):
+            raise BadRow(f"{field}.{key}", "would be lost; write it as text in content")
     content = text(value[dialect.content], f"{field}.{dialect.content}", blank=role == "tool")
     return Message(role, content)
 

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from dpo_lab import compose
 from dpo_lab.config import Config
+from dpo_lab.verbatim import verbatim
 
 Common = dict[tuple[str, ...], compose.Composed]
 
@@ -32,6 +33,7 @@ def compose_all(
     common = {} if common is None else common
     configs = []
     for overrides in lists:
+        overrides = verbatim(overrides, compose.calls(config_dir))
         parsed = compose.typed(overrides, config_dir)
         values = [item for item in parsed if _is_value(item, groups)]
         choices = [item for item in parsed if item not in values]

@@ -63,6 +63,12 @@ def test_a_column_of_another_type_is_named(parser, write, values):
         parser("f", write(pa.table({"a": values})), everything)
 
 
+@pytest.mark.parametrize(("parser", "write"), FORMS)
+def test_a_column_that_only_other_shapes_have_may_hold_anything(parser, write):
+    _, records = parser("f", write(pa.table({"prompt": ["x"], "input": [7]})), everything)
+    assert next(records).row == {"prompt": "x", "input": 7}
+
+
 def test_two_columns_of_one_name():
     table = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["a", "a"])
     with pytest.raises(Refused, match="a names more than one column"):

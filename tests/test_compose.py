@@ -54,6 +54,20 @@ REFUSED = {
     "schedule.warmup_share=0.1": "exclude each other",
     "data.flips=1.5": "data.flips must be >= 0 and <= 1, got 1.5",
     "start.lr=x": "start.lr must be a number > 0, got x",
+    "start.steps=null": "exactly one of start.steps and start.epochs",
+    "train.threads=" + "9" * 20: "train.threads must be below 2,147,483,648",
+    "loss.beta=1e-320": "between 1e-30 and 1e30 in size, got 1e-320",
+    "data.held_out=[[a]]": "data.held_out must be a list of texts",
+    "data=file data.path=x data.columns={1:chosen}": "data.columns must be texts by name",
+    "data=mix data.weights={a:true}": "data.weights must be numbers by name",
+    "train.shuffle='2'": "train.shuffle must be true or false",
+    "+loss@train=dpo": "@ is for the sources of a mixture",
+    "+loss@loss=ipo": "type loss=ipo",
+    "+data@loss=file": "@ is for the sources of a mixture",
+    "optimizer.beta=1": "did you mean optimizer.beta2?",
+    "data.path=x": "data=world has none",
+    "eval.sample_tokens=5": "would do nothing, since no responses are drawn",
+    "model=tabular layout=packed": "would do nothing, since a table",
 }
 
 
@@ -78,6 +92,7 @@ ACCEPTED = {
     "loss=simpo reference=frozen": ("loss.gamma", None),
     "train.dtype=float64": ("train.dtype", "float64"),
     "loss=ipo loss.average=true": ("loss.average", True),
+    "data=file data.path=x data.seed=-12345678901": ("data.seed", -12345678901),
     "data.held_out=[horror critic]": ("data.held_out", ["horror critic"]),
 }
 

@@ -64,6 +64,28 @@ def test_a_first_row_that_is_bad_does_not_decide(tmp_path):
     assert result.rejects[0].raw == "{broken"
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {**PAIR, "chosen": []},
+        {**PAIR, "chosen": ["x"]},
+        {**PAIR, "prompt": []},
+        {**PAIR, "conversations": None},
+        {**PAIR, "conversations": 5},
+    ],
+)
+def test_an_odd_first_row_condemns_no_other(tmp_path, odd):
+    result = found(tmp_path, [odd, PAIR, PAIR], skip=True)
+    good = ["pairs.jsonl:2", "pairs.jsonl:3"]
+    assert result.shape == "pairs" and [row.row for row in result.rows][-2:] == good
+    assert len(result.rows) == 3 - ("conversations" not in odd)
+
+
+def test_rows_that_are_all_odd_are_named(tmp_path):
+    message = refusal(tmp_path, [{**PAIR, "chosen": []}] * 2)
+    assert "all 2 rows are bad (read as chat)" in message
+
+
 def test_a_missing_column_is_refused_with_a_near_name(tmp_path):
     message = refusal(tmp_path, [{"prompt": "q", "chosn": "a", "rejected": "b"}])
     assert "pairs.jsonl:1: no column 'chosen'; did you mean chosn?" in message

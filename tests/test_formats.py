@@ -78,6 +78,7 @@ BAD_ROWS = [
     ("csv", b"a,b\nx\n", 2, "b", "1 cells where the header has 2"),
     ("csv", b'a,b\n"x\ny",1\nx,1,2\n', 4, None, "3 cells where the header has 2"),
     ("csv", b"a,b\nx,1\n\ny,2\n", 3, None, "blank line"),
+    ("csv", b"a,b\nx,1\na,b\ny,2\n", 3, None, "repeats the header"),
 ]
 
 
@@ -102,6 +103,7 @@ BAD_FILES = [
     ("csv", b'a,b\n"x"y,1\n', "f.csv:2: not valid csv"),
     ("csv", b"a,b\rx,1\r", "f.csv:1: not valid csv: a bare carriage return"),
     ("csv", b"a,b,a\nx,1,y\n", "f.csv:1: the header names a twice"),
+    ("csv", b"a,,\nx,1,y\n", "f.csv:1: the header names columns that have no name twice"),
     ("csv", b"a,b\nx,caf\xe9\n", "f.csv:2: not UTF-8: byte 0xe9"),
 ]
 

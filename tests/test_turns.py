@@ -62,6 +62,11 @@ def test_sharegpt_roles_are_mapped():
         ([{"role": "user", "content": "x"}, {"role": "user", "content": ""}], "p[1].content", "is"),
         ([{"role": "user", "content": [{"text": "x"}]}], "p[0].content", "got a list"),
         ([{"role": "assistant", "content": "x", "tool_calls": [1]}], "p[0].tool_calls", "be lost"),
+        (
+            [{"role": "user", "content": "x", "function_call": {"a": 1}}],
+            "p[0].function_call",
+            "lost",
+        ),
     ],
 )
 def test_what_is_no_list_of_turns(value, field, reason):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from dpo_lab.errors import Refused
-from dpo_lab.ranges import Count, Finite, NonNegative, Positive, Range, Share
+from dpo_lab.ranges import Finite, NonNegative, Positive, Range, Share
 from dpo_lab.source import Later, Source, digest_of
 from dpo_lab.spelling import did_you_mean
 from dpo_lab.worlds import language
@@ -28,9 +28,9 @@ def world(
     words: str = "good great bad awful not very film and",
     depth: Annotated[int, Range(ge=1, le=20)] = 5,
     stop: Annotated[float, Range(gt=0, lt=1)] = 0.22,
-    pairs: Annotated[int, Count] = 20_000,
-    eval_pairs: Annotated[int, Count] = 1_000,
-    sft_rows: Annotated[int, Count] = 65_536,
+    pairs: Annotated[int, Range(ge=1, le=10_000_000)] = 20_000,
+    eval_pairs: Annotated[int, Range(ge=1, le=10_000_000)] = 1_000,
+    sft_rows: Annotated[int, Range(ge=1, le=10_000_000)] = 65_536,
     pair_source: Literal["grammar", "start"] = "grammar",
     off_policy: Annotated[float, Share] = 0.0,
     near_duplicates: Annotated[float, Share] = 0.0,
