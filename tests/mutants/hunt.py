@@ -22,6 +22,7 @@ import time
 import tomllib
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -242,7 +243,7 @@ def hunt(chosen: Sequence[Mutant], pool: Any) -> int:
             print(f"{said}\nthe tests fail without any fault", file=sys.stderr)
             return 2
     verdicts = []
-    for mutant, (outcome, said) in zip(chosen, pool.imap(judge, chosen), strict=True):
+    for mutant, (outcome, said) in zip(chosen, pool.map(judge, chosen), strict=True):
         verdicts.append(outcome.verdict)
         by = f"{outcome.test} ({outcome.error})" if outcome.error else outcome.test
         short = mutant.file.removeprefix("dpo_lab/")
@@ -291,7 +292,7 @@ def main(words: Sequence[str]) -> int:
             scratch.mkdir()
             scratch_copy(scratch)
             scratches.put(scratch)
-        with fork.Pool(AT_ONCE, take, [scratches]) as pool:
+        with ProcessPoolExecutor(AT_ONCE, fork, take, [scratches]) as pool:
             return hunt(chosen, pool)
 
 
