@@ -146,6 +146,7 @@ def _anchored(record: dict[str, Any]) -> list[str]:
     words = []
     for word in typed(record["overrides"]):
         name, equals, value = word.partition("=")
+        value = re.sub(r"^'([^'\\]*)'$", r"\1", value)  # as it was before it was quoted
         path, there = Path(value), Path(record["cwd"]) / value
         is_path = bool(re.search(r"(path|chat_template)$", name) and equals and value)
         if is_path and not path.is_absolute() and not path.exists() and there.exists():
