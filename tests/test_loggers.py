@@ -1,11 +1,14 @@
 """What follows a run reads everything, and cannot hold it up."""
 
 import json
+import resource
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from dpo_lab.disk import DiskFull
 from dpo_lab.errors import Refused
 from dpo_lab.loggers import MetricsLog, follow, upload, wandb
 
@@ -83,3 +86,41 @@ def test_the_follower_needs_nothing_of_the_lab():
         "import sys, dpo_lab.follower; sys.exit('torch' in sys.modules or 'wandb' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_what_came_after_a_checkpoint_is_forgotten(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, print)
+    log.write("train", 1, {"train/loss": 0.5})
+    then = log.offset()
+    kept = path.read_bytes()
+    log.write("train", 2, {"train/loss": 0.25})
+    log.close()
+    again = MetricsLog(path, print)
+    again.cut(then)
+    assert path.read_bytes() == kept
+    again.write("train", 2, {"train/loss": 0.25})
+    again.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+    beyond = MetricsLog(path, print)
+    with pytest.raises(Refused, match="lines were lost"):
+        beyond.cut(path.stat().st_size + 1)
+    beyond.close()
+
+
+def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, print)
+    log.write("train", 1, {"train/loss": 0.5})
+    kept = path.read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sign = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) + 20, before[1]))
+    try:
+        with pytest.raises(DiskFull, match=r"metrics\.jsonl"):
+            log.write("train", 2, {"train/loss": 0.25})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, sign)
+    assert path.read_bytes() == kept
+    log.close()

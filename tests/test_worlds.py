@@ -11,7 +11,7 @@ from dpo_lab.batch import Example
 from dpo_lab.errors import Refused
 from dpo_lab.tokenizer import Tokenizer
 from dpo_lab.tokens import encode
-from dpo_lab.worlds import language, world
+from dpo_lab.worlds import judged, language, world
 from dpo_lab.worlds.tree import Tree
 
 
@@ -175,3 +175,24 @@ def test_what_the_world_does_not_have_is_refused(default, row, said):
     with pytest.raises(Refused, match="a:1") as error:
         default.world.locate([row])
     assert said in str(error.value)
+
+
+# -------------------------------------------------------------------------- a reward of one's own
+
+
+def test_a_reward_of_ones_own_is_the_true_one():
+    small = {"words": "good bad", "depth": 2, "pairs": 400, "sft_rows": 10}
+    truth = judged(lambda prompt, text: len(text) + 10 * prompt.startswith("drama"), **small).world
+    texts = ["", "good", "bad", "good good", "good bad", "bad good", "bad bad"]
+    for prompt, row in zip(truth.prompts, truth.reward.tolist(), strict=True):
+        assert row == [len(text) + 10 * prompt.startswith("drama") for text in texts]
+    plain, short = world(**small), judged(lambda prompt, text: -len(text), temperature=0, **small)
+    assert plain.digest != short.digest and plain.sft == short.sft
+    assert all(len(row.chosen) <= len(row.rejected) for row in short.train)
+
+
+def test_a_reward_that_is_no_number_is_refused():
+    with pytest.raises(Refused, match="the reward of 'good' to 'drama public' is inf"):
+        judged(lambda prompt, text: math.inf if text == "good" else 0.0, words="good bad", depth=1)
+    with pytest.raises(Refused, match="did you mean depth"):
+        judged(lambda prompt, text: 0.0, dept=1)
