@@ -76,14 +76,14 @@ def _wrong_type(key: str, error: BaseException, overrides: Sequence[str], calls:
 def knob_of(key: str, calls: Calls) -> options.Knob | None:
     """The knob that a dotted key names, in whichever option of its group has one of that name."""
     head, _, name = key.rpartition(".")
-    return next(
-        (
-            knob
-            for target in _targets(head or "root", calls)
-            if (knob := options.signature(target).knobs.get(name)) is not None
-        ),
-        None,
-    )
+    for target in _targets(head or "root", calls):
+        try:
+            knob = options.signature(target).knobs.get(name)
+        except Refused:  # a yaml of the user's own that nobody has chosen
+            continue
+        if knob is not None:
+            return knob
+    return None
 
 
 def _near(key: str, calls: Calls, chosen: Mapping[str, str]) -> str:

@@ -87,6 +87,7 @@ def jobs(overrides: Sequence[str], config_dir: str | None = None) -> list[list[s
     """The overrides of every job of a sweep, in Hydra's order (the last one varies fastest)."""
     lists: list[list[str]] = [[]]
     swept: set[str] = set()
+    prepare(config_dir)
     known = groups(config_dir)
     for item in parse(verbatim(overrides, calls(config_dir)), known):
         if item.is_sweep_override():

@@ -40,6 +40,14 @@ def test_texts_of_a_sweep_stay_too():
     assert revisions == ["1.10", "2_0", "main"]
 
 
+def test_a_yaml_that_nobody_has_chosen_is_not_asked(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "broken.yaml").write_text("_target_: nowhere.at_all\n")
+    words = ["model=pretrained", "model.path=1.10"]
+    assert compose(words, str(tmp_path)).nodes["model"]["path"] == "1.10"
+    assert jobs(words, str(tmp_path)) == [["model=pretrained", "model.path='1.10'"]]
+
+
 @pytest.mark.parametrize(
     "word",
     ["name='1.10'", "name=${seed}", "loss=dpo", "loss.beta=0.1,1", "data.path=a(b)", "~name", "x"],
