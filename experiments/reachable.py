@@ -16,7 +16,7 @@ SWEEPS = {
     "dpo_128k": ("DPO, 128k pairs", "loss.beta", 0.95),
     "ipo_128k": ("IPO, 128k pairs", "loss.tau", 0.95),
 }
-PARTS = ("the loss", "the network", "too few of 128k pairs", "20k pairs instead of 128k")
+PARTS = ("the loss", "the network", "pairs beyond 128k, updates", "20k pairs instead of 128k")
 
 
 def figure(runs):
@@ -142,4 +142,4 @@ def draw_missing(missing, axes):
         floor += part
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=6.5)
     axes.set(ylabel="missing share")
-    axes.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=1)
+    axes.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.26), ncols=1)
