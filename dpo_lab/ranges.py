@@ -61,16 +61,16 @@ NAMED = {
 
 
 def beyond(number: float, of: Range | None) -> str | None:
-    """What a number must be to be of use, where it is not: one can count to it, and its square is
-    neither nothing nor infinite."""
+    """What a number must be to be of use, where it is not: one can count to it, or float32 holds it
+    with all its digits."""
     if isinstance(number, int):
         counts = (
             of is not None and of.lt != 2**63
         )  # what has no range, or is a seed, counts nothing
         most = 2**31 if counts else 2**63
         return f"below {most:,}" if abs(number) >= most else None
-    small = number == 0 or 1e-30 <= abs(number) <= 1e30
-    return None if small else "0, or between 1e-30 and 1e30 in size"
+    held = number == 0 or 1.2e-38 <= abs(number) <= 3.4e38
+    return None if held else "0, or between 1.2e-38 and 3.4e38 in size"
 
 
 def exclusive(*names: str):

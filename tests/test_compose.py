@@ -56,7 +56,7 @@ REFUSED = {
     "start.lr=x": "start.lr must be a number > 0, got x",
     "start.steps=null": "exactly one of start.steps and start.epochs",
     "train.threads=" + "9" * 20: "train.threads must be below 2,147,483,648",
-    "loss.beta=1e-320": "between 1e-30 and 1e30 in size, got 1e-320",
+    "loss.beta=1e-320": "between 1.2e-38 and 3.4e38 in size, got 1e-320",
     "data.held_out=[[a]]": "data.held_out must be a list of texts",
     "data=file data.path=x data.columns={1:chosen}": "data.columns must be texts by name",
     "data=mix data.weights={a:true}": "data.weights must be numbers by name",
