@@ -107,7 +107,6 @@ BAD = {
     "data=file data.path=" + "x" * 300 + ".jsonl": "cannot be read: File name too long",
     "data.pairs=1000000000000000": "data.pairs must be >= 1 and <=",
     "checkpoint.keep_best=true loss=sft checkpoint.metric=eval/rewards/margins": "not measured",
-    "optimizer=sgd optimizer.nesterov=true": "momentum",
     "reproduce label_noise --real x=1": "--real prints commands",
     "outputs_dir=/dev/null": "/dev/null",
     "cache_dir=/dev/null": "/dev/null",
