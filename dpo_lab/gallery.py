@@ -25,9 +25,9 @@ _HEAD = """\
 # What was found
 
 Written by `dpo-lab reproduce --gallery` from finished runs; change an experiment, not this page.
-Every claim is tested in the built-in world, whose rewards, KL and optima are exact, with a small
-network: that a claim holds or fails here says what the losses do, not what a large model would.
-A verdict of the quick form, or of fewer than five seeds, is an indication.
+Where no data are named, a claim is tested in the built-in world, whose rewards, KL and optima are
+exact, with a small network: that a claim holds or fails here says what the losses do, not what a
+large model would. A verdict of the quick form, or of fewer than five seeds, is an indication.
 
 | experiment | claim | verdict | runs, about how long on one core |
 |---|---|---|---|
