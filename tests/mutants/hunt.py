@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -216,7 +217,11 @@ def take(scratches: Any) -> None:
 
 
 def control(tests: Sequence[str]) -> tuple[Outcome, str]:
-    """The tests without a fault, in the worker's copy; and what they said at the end."""
+    """The tests without a fault, in the worker's copy; and the end of what they said."""
+    show = [sys.executable, "-c", "import dpo_lab; print(dpo_lab.__file__)"]
+    imported = subprocess.run(show, cwd=_scratch.parent, capture_output=True, text=True).stdout
+    if not Path(imported).is_relative_to(_scratch):
+        return Outcome(None, 0.0), f"the copy is not what is imported, but {imported}"
     outcome = run(_scratch, tests, limit=LIMIT * len(tests))
     return outcome, (_scratch / "output.txt").read_text()[-3000:]
 
@@ -224,12 +229,12 @@ def control(tests: Sequence[str]) -> tuple[Outcome, str]:
 def judge(mutant: Mutant) -> tuple[Outcome, str]:
     """The tests of one fault, in the worker's copy; and what they said at the end."""
     file = _scratch / mutant.file
-    source = file.read_text()
+    compiled, source = Path(cache_from_source(str(file))), file.read_text()
     file.write_text(mutant.applied(source))
-    Path(cache_from_source(str(file))).unlink(missing_ok=True)
+    compiled.unlink(missing_ok=True)
     outcome = run(_scratch, mutant.tests)
     file.write_text(source)
-    Path(cache_from_source(str(file))).unlink(missing_ok=True)
+    compiled.unlink(missing_ok=True)
     return outcome, (_scratch / "output.txt").read_text()[-1500:]
 
 
@@ -237,8 +242,8 @@ def hunt(chosen: Sequence[Mutant], pool: Any) -> int:
     """Judge every fault, print a line for each, and return the exit status."""
     tests = list(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
     halves = [half for half in (tests[::2], tests[1::2]) if half]
-    for outcome, said in pool.map(control, halves):
-        print(f"without a fault: {len(tests)} test files, {outcome.seconds:.0f} s", flush=True)
+    for half, (outcome, said) in zip(halves, pool.map(control, halves), strict=True):
+        print(f"without a fault: {len(half)} test files, {outcome.seconds:.0f} s", flush=True)
         if outcome.status != 0:
             print(f"{said}\nthe tests fail without any fault", file=sys.stderr)
             return 2
@@ -246,17 +251,14 @@ def hunt(chosen: Sequence[Mutant], pool: Any) -> int:
     for mutant, (outcome, said) in zip(chosen, pool.map(judge, chosen), strict=True):
         verdicts.append(outcome.verdict)
         by = f"{outcome.test} ({outcome.error})" if outcome.error else outcome.test
-        short = mutant.file.removeprefix("dpo_lab/")
         kinds = ",".join(trap.partition(":")[0] for trap in mutant.traps)
-        said_of = f"{outcome.verdict:8} {outcome.seconds:5.1f} s  {kinds:6} {short}: {mutant.fault}"
-        print(said_of + (f"  <- {by}" if by else ""), flush=True)
+        print(f"{outcome.verdict:8} {outcome.seconds:5.1f} s  {kinds:6}", end=" ")
+        print(f"{mutant.file}: {mutant.fault}" + (f"  <- {by}" if by else ""), flush=True)
         if outcome.verdict == "BROKEN":
             print(said, file=sys.stderr)
     caught, planted = verdicts.count("caught"), len(verdicts)
     print(f"caught {caught} / planted {planted} ({caught / planted:.1%})")
-    if "BROKEN" in verdicts:
-        return 2
-    return 0 if caught >= TARGET * planted else 1
+    return 2 if "BROKEN" in verdicts else int(caught < TARGET * planted)
 
 
 def main(words: Sequence[str]) -> int:
@@ -276,8 +278,7 @@ def main(words: Sequence[str]) -> int:
     if stale:
         print("\n".join(stale), file=sys.stderr)
         return 2
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     # plugins that the libraries above have imported already could not be rewritten any more
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
@@ -288,9 +289,7 @@ def main(words: Sequence[str]) -> int:
     scratches = fork.Queue()
     with tempfile.TemporaryDirectory(prefix="dpo_lab_mutants_") as folder:
         for number in range(AT_ONCE):
-            scratch = Path(folder).resolve() / str(number)
-            scratch.mkdir()
-            scratch_copy(scratch)
+            scratch_copy(scratch := Path(folder).resolve() / str(number))
             scratches.put(scratch)
         with ProcessPoolExecutor(AT_ONCE, fork, take, [scratches]) as pool:
             return hunt(chosen, pool)
