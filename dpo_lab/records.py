@@ -93,10 +93,10 @@ def read_folder(path: str, wanted: Wanted) -> Table:
         raise Refused(f"{path}: expected a folder saved by datasets.save_to_disk; {found}\n{hint}")
     try:
         state = json.loads(_bytes(path, place / "state.json"))
-        names = [Path(entry["filename"]).name for entry in state["_data_files"]]
+        listed = [place / entry["filename"] for entry in state["_data_files"]]
     except (ValueError, KeyError, TypeError):
         raise Refused(f"{path}/state.json does not list the folder's data files") from None
-    files = {str(place.absolute() / name): _bytes(path, place / name) for name in names}
+    files = {str(file.absolute()): _bytes(path, file) for file in listed}
     if not files:
         raise Refused(f"{path}: no rows")
     parsed = [arrow(name, data, wanted) for name, data in files.items()]
