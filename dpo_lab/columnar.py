@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_lab.errors import Refused
 from dpo_lab.rows import BadRow, Record, names_of
-from dpo_lab.shapes import FIELDS
+from dpo_lab.shapes import FIELDS, SHAPES
 
 if TYPE_CHECKING:
     import pyarrow
@@ -63,7 +63,7 @@ def checked_columns(name: str, schema: pyarrow.Schema, wanted: Wanted) -> list[s
         kind = schema.field(column).type
         inner = kind.value_type if types.is_dictionary(kind) else kind
         text = types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)
-        spare = column in FIELDS and column not in ("prompt", "chosen", "rejected")
+        spare = column in FIELDS and column not in SHAPES["pairs"].required
         if not (spare or text or types.is_nested(inner) or types.is_null(inner)):
             raise Refused(
                 f"{name}: column {column}: holds {kind}, expected text or a list of messages\n"

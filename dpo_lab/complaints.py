@@ -50,7 +50,7 @@ def check_switches(parsed: Sequence[Any], calls: Calls) -> None:
             value = int(value)  # quoted, it is a number all the same
         if isinstance(value, int | float) and value not in (0, 1):
             knob = knob_of(item.key_or_group, calls)
-            if knob is not None and knob.text.split(" ")[0] == "bool":
+            if knob is not None and knob.plain == "bool":
                 raise Refused(f"{item.key_or_group} must be {knob.expected}, got {value}")
 
 

@@ -73,7 +73,7 @@ def examples(
 def _recognised(
     table: Table, allowed: tuple[str, ...], columns: Mapping[str, str]
 ) -> tuple[list[Record], Shape | None]:
-    """The records up to the first one that has an allowed shape, and that shape.
+    """The records up to the one that says which allowed shape the table has, and that shape.
 
     None where no record is readable at all. Raises `Refused` where none has an allowed shape.
     """
@@ -87,22 +87,8 @@ def _recognised(
         named = _fields(dict.fromkeys(table.columns), columns)
         if not any(named.keys() >= set(SHAPES[name].required) for name in allowed):
             raise _shapeless(table.name, table.columns, named, allowed, columns)
-    head: list[Record] = []
-    perhaps: Shape | None = None
-    for record in chain(table.records, [None]):
-        if record is not None:
-            head.append(record)
-            if isinstance(record.row, BadRow):
-                continue
-            fields = _fields(record.row, columns)
-            shape = recognise(fields, allowed)
-            if len(allowed) > 1 and unclear(fields):  # a malformed row condemns no other
-                perhaps = perhaps or shape
-                continue
-        else:
-            shape = perhaps  # all of them are malformed, or there are none
-        if shape is None:
-            continue
+    head, shape = _leading(table, allowed, columns)
+    if shape is not None:
         foreign = [name for name in columns if name not in shape.fields]
         if foreign:
             raise Refused(
@@ -120,6 +106,28 @@ def _recognised(
         names = table.columns or list(readable.row)
         raise _shapeless(where, names, found, allowed, columns)
     return head, None
+
+
+def _leading(
+    table: Table, allowed: tuple[str, ...], columns: Mapping[str, str]
+) -> tuple[list[Record], Shape | None]:
+    """The records up to the first one that has an allowed shape, and that shape.
+
+    A malformed row condemns no other: what it seems to be counts only where no row says more.
+    """
+    head: list[Record] = []
+    perhaps: Shape | None = None
+    for record in table.records:
+        head.append(record)
+        if isinstance(record.row, BadRow):
+            continue
+        fields = _fields(record.row, columns)
+        shape = recognise(fields, allowed)
+        if len(allowed) > 1 and unclear(fields):
+            perhaps = perhaps or shape
+        elif shape is not None:
+            return head, shape
+    return head, perhaps
 
 
 def _fields(row: Mapping[str, object], columns: Mapping[str, str]) -> dict[str, object]:

@@ -46,12 +46,10 @@ class Intake:
     @property
     def longest(self) -> int:
         """Tokens of the longest prompt with its response; 0 where there are no rows yet."""
-        sides = ((row.chosen, row.rejected or ()) for row in self.rows)
-        pairs = (
-            len(row.prompt) + max(map(len, both))
-            for row, both in zip(self.rows, sides, strict=True)
+        lengths = (
+            len(row.prompt) + max(len(row.chosen), len(row.rejected or ())) for row in self.rows
         )
-        return max([*pairs, self.sft.longest if self.sft is not None else 0])
+        return max(max(lengths, default=0), self.sft.longest if self.sft is not None else 0)
 
 
 def read(config: Config) -> Source:

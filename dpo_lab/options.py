@@ -49,10 +49,15 @@ class Knob:
     default: Any
 
     @property
+    def plain(self) -> str:
+        """The type without `| None`."""
+        return self.text.removesuffix(" | None")
+
+    @property
     def expected(self) -> str:
         """What a value may be, in words: `a whole number >= 1 or null`."""
-        plain = self.text.removesuffix(" | None")
-        words = f"one of {', '.join(self.choices)}" if self.choices else _WORDS.get(plain, plain)
+        words = _WORDS.get(self.plain, self.plain)
+        words = f"one of {', '.join(self.choices)}" if self.choices else words
         limits = f" {self.range}" if self.range and str(self.range)[0] in "<>" else ""
         return words + limits + (" or null" if self.optional else "")
 
@@ -275,13 +280,13 @@ def _check_value(value: Any, name: str, knob: Knob) -> None:
         raise Refused(f"{name} must be {knob.expected}, got null")
     if isinstance(value, str) and not value.strip():
         raise Refused(f"{name} must be {knob.expected}, got nothing")
-    if isinstance(value, str) and value.startswith("~"):
-        home(value, name)
     if value is None:
         return
-    values = value if isinstance(value, list) else [value]
-    values = list(value.values()) if isinstance(value, dict) else values
-    inner = knob.text.removesuffix(" | None").strip("]").rpartition("[")[2].split(", ")[-1]
+    if isinstance(value, str) and value.startswith("~"):
+        home(value, name)
+    values = [*value.values()] if isinstance(value, dict) else value
+    values = values if isinstance(values, list) else [values]
+    inner = knob.plain.strip("]").rpartition("[")[2].rpartition(" ")[2]  # of list or mapping
     texts = [*values, *value] if isinstance(value, dict) and inner == "str" else values
     if inner == "str" and not all(isinstance(one, str) for one in texts):
         raise Refused(f"{name} must be {knob.expected}, got {str(value)[:80]}")

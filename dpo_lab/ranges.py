@@ -62,12 +62,10 @@ NAMED = {
 
 def beyond(number: float, of: Range | None) -> str | None:
     """What a number must be to be of use, where it is not: one can count to it, or float32 holds it
-    with all its digits."""
+    with all its digits. A whole number that has no range, or is a seed, counts nothing.
+    """
     if isinstance(number, int):
-        counts = (
-            of is not None and of.lt != 2**63
-        )  # what has no range, or is a seed, counts nothing
-        most = 2**31 if counts else 2**63
+        most = 2**63 if of is None or of.lt == 2**63 else 2**31
         return f"below {most:,}" if abs(number) >= most else None
     held = number == 0 or 1.2e-38 <= abs(number) <= 3.4e38
     return None if held else "0, or between 1.2e-38 and 3.4e38 in size"

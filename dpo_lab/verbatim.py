@@ -26,11 +26,8 @@ def verbatim(words: Sequence[str], calls: Calls) -> list[str]:
 
 def _quoted(word: str, calls: Calls) -> str:
     key, equals, value = word.partition("=")
-    name = key.lstrip("+")
-    if not equals or ("." not in name and name not in ("name", "outputs_dir", "cache_dir")):
-        return word
-    knob = knob_of(name, calls)
-    kind = knob.text.removesuffix(" | None") if knob else ""
+    knob = knob_of(key.lstrip("+"), calls) if equals else None
+    kind = knob.plain if knob else ""
     if kind == "str" and re.fullmatch(_PLAIN, value):
         return f"{key}={_each(value)}"
     if kind == "list[str]" and re.fullmatch(rf"\[{_PLAIN}\]", value):
