@@ -3,7 +3,7 @@
 A *segment* is a prompt of P tokens, a first branch of C and a second branch of R, one after
 another. Every token sees itself and what stands before it in its segment, except that the second
 branch does not see the first. Segments see nothing of each other. (Sharing a prompt between the two
-responses of a pair: arXiv 2410.20305.)
+responses of a pair: arXiv 2410.20305.) `trees` has segments of more branches.
 
 The segments travel as the keyword `segments=` of the model call, through decoder layers, gradient
 checkpointing and LoRA, to the function registered here with transformers as `SEGMENTS`.
@@ -13,14 +13,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import PreTrainedConfig
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+if TYPE_CHECKING:
+    from dpo_lab.trees import Trees
 
 SEGMENTS = "dpo_lab_segments"
 
@@ -35,8 +38,7 @@ WASTE = 8
 BLOCK = 16
 ROUND_UP = 11  # from so many tokens of a block on, padding to the whole of it is faster
 
-# Keywords that say nothing about who sees whom, or (positions) have done their work before
-# attention.
+# Keywords that say nothing about who sees whom, or (positions) have done their work before.
 HARMLESS = {"position_ids", "cache_position", "use_cache", "output_hidden_states", "return_dict"}
 
 
@@ -94,6 +96,10 @@ class Segments:
         """Tokens of the longest sequence."""
         return max(self.allow_for, *(p + max(c, r) for p, c, r in self.lengths))
 
+    def at_once(self, device: torch.device) -> bool:
+        """Whether it is faster to compute all segments at once than one by one."""
+        return self.size <= TOGETHER or (device.type != "cpu" and self.waste <= WASTE)
+
     def together(self, device: torch.device) -> Together:
         """Indices and mask for computing all segments at once."""
         if ("together", device) not in self._kept:
@@ -111,23 +117,33 @@ class Segments:
         return self._kept["second", device]
 
     def _make_together(self, device: torch.device) -> Together:
-        prompts, firsts, seconds = torch.tensor(self.lengths).T  # (S,) each
-        sizes = prompts + firsts + seconds
-        length = self.size
-        if device.type == "cpu" and length % BLOCK >= ROUND_UP:
-            length += -length % BLOCK
-        place = torch.arange(length)  # (L,) places of a segment
-        real = place < sizes[:, None]  # (S, L)
-        starts = sizes.cumsum(0) - sizes
-        block = torch.where(real, starts[:, None] + place, 0).flatten()
-        row = real.flatten().nonzero()[:, 0]
-        ends = (prompts + firsts)[:, None]
-        first = (place >= prompts[:, None]) & (place < ends)
-        second = place >= ends
-        mask = (place <= place[:, None]) & ~(second[:, :, None] & first[:, None, :])
-        mask &= real[:, :, None] & real[:, None, :]
-        mask |= torch.eye(len(place), dtype=torch.bool)
-        return Together(block.to(device), row.to(device), mask[:, None].to(device))
+        parts = np.array(self.lengths)
+        ends = parts.cumsum(1)[:, :, None]  # (S, 3, 1) where each part ends
+        place = np.arange(self.size)
+        first = (place >= ends[:, 0]) & (place < ends[:, 1])
+        second = place >= ends[:, 1]
+        seen = (place <= place[:, None]) & ~(second[:, :, None] & first[:, None, :])
+        return block(parts.sum(1), seen, device)
+
+
+def block(sizes: np.ndarray, seen: np.ndarray, device: torch.device) -> Together:
+    """Places for S segments that lie in one row, all padded to one length.
+
+    - `sizes`: (S,) tokens of each.
+    - `seen`: (S, l, l) who sees whom, l the largest size; what it says of padding does not matter.
+    """
+    size = length = seen.shape[1]
+    if device.type == "cpu" and length % BLOCK >= ROUND_UP:
+        length += -length % BLOCK
+    place = np.arange(length)
+    real = place < sizes[:, None]  # (S, L)
+    mask = np.zeros((len(sizes), length, length), bool)
+    mask[:, :size, :size] = seen
+    mask &= real[:, :, None] & real[:, None, :]
+    mask[:, place, place] = True
+    taken = np.where(real, (sizes.cumsum() - sizes)[:, None] + place, 0).ravel()
+    plan = (taken, np.flatnonzero(real), mask[:, None])
+    return Together(*(torch.from_numpy(part).to(device) for part in plan))
 
 
 class _Move(torch.autograd.Function):
@@ -155,7 +171,7 @@ def segment_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    segments: Segments | None = None,
+    segments: Segments | Trees | None = None,
     **keywords: Any,
 ) -> tuple[Tensor, None]:
     """Attention within segments; `query` is (1, heads, T, d), `key` and `value` may have fewer
@@ -170,21 +186,20 @@ def segment_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    on_gpu = query.device.type != "cpu"
-    together = segments.size <= TOGETHER or (on_gpu and segments.waste <= WASTE)
-    attend = _together if together else _one_by_one
-    return attend(query, key, value, segments, dropout, scaling), None
+    if isinstance(segments, Segments) and not segments.at_once(query.device):
+        return _one_by_one(query, key, value, segments, dropout, scaling), None
+    plan = segments.together(query.device)
+    return _together(query, key, value, plan, dropout, scaling), None
 
 
 def _together(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    segments: Segments,
+    plan: Together,
     dropout: float,
     scale: float | None,
 ) -> Tensor:
-    plan = segments.together(query.device)
     size, length = plan.mask.shape[0], plan.mask.shape[-1]
 
     def spread(x: Tensor) -> Tensor:  # (1, heads, T, d) -> (S, heads, L, d)
@@ -237,7 +252,7 @@ def _refuse_unknown(
     query: Tensor,
     key: Tensor,
     attention_mask: Tensor | None,
-    segments: Segments,
+    segments: Segments | Trees,
     keywords: dict[str, Any],
 ) -> None:
     if attention_mask is not None:
@@ -262,12 +277,8 @@ def _refuse_unknown(
             raise Unsupported(name)
 
 
-def _no_mask(*args: Any, **keywords: Any) -> None:
-    """Segments say who sees whom, so the model builds no mask."""
-
-
+# Segments say who sees whom: transformers builds no mask for an attention that it knows none for.
 ALL_ATTENTION_FUNCTIONS.register(SEGMENTS, segment_attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(SEGMENTS, _no_mask)
 
 
 class Attention:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dpo_lab.attention import Segments
+    from dpo_lab.trees import Trees
     from dpo_lab.worlds.truth import World
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class Batch:
     input_ids: Tensor
     position_ids: Tensor
     attention_mask: Tensor | None
-    segments: Segments | None
+    segments: Segments | Trees | None
     positions: Tensor
     targets: Tensor
     owners: Tensor

@@ -2,12 +2,13 @@
 
 | layout | one row of the batch holds | tokens of a pair |
 |---|---|---|
-| shared | all pairs: prompt, chosen, rejected, the prompt once for both | P + C + R |
+| shared | all pairs: prompt, chosen, rejected, the prompt once for both | P + C + R, or less |
 | packed | all responses one after another, each with its own prompt | 2P + C + R |
 | padded | one response with its prompt, padded to the longest | 2 max(P + C or P + R) |
 
-`shared` and `packed` need no padding; who sees whom is said by `Segments`. `padded` is what every
-model understands, and the oracle of the other two.
+`shared` and `packed` need no padding; who sees whom is said by `Segments`. Where a batch has pairs
+of the same prompt, `shared` may compute what their responses begin with once (`trees`). `padded` is
+what every model understands, and the oracle of the other two.
 
 Targets are ordered by response: those of the chosen response of every row, then those of the
 rejected ones, each in the order of its tokens. They are the same list in every layout.
@@ -24,6 +25,7 @@ import torch
 
 from dpo_lab.attention import Segments
 from dpo_lab.batch import Batch, Encoded
+from dpo_lab.trees import Trees, grow
 
 Ids = list[int]
 
@@ -33,16 +35,14 @@ class Placed(NamedTuple):
 
     - `ids`, `places`: (R, T) token ids and their positions in their own sequence.
     - `mask`: (R, T) which are no padding; None where none is.
-    - `before`: (responses,) flat index of the token that predicts a response's first token.
-    - `inside`: (responses,) flat index of a response's first token; its others follow.
+    - `positions`: (N,) flat index of the token that predicts each target.
     """
 
     ids: np.ndarray
     places: np.ndarray
     mask: np.ndarray | None
-    segments: Segments | None
-    before: np.ndarray
-    inside: np.ndarray
+    segments: Segments | Trees | None
+    positions: np.ndarray
 
 
 def lay_out(
@@ -70,10 +70,6 @@ def lay_out(
         responses += [row.rejected or [] for row in taken]
     lengths = _lengths(responses)
     placed = LAYOUTS[layout](prompts, responses, pad_id, pad_side)
-
-    first = np.cumsum(lengths) - lengths  # where each response's targets begin
-    positions = _ranges(placed.inside - 1, lengths)
-    positions[first] = placed.before
     return Batch(
         rows=list(indices),
         paired=paired,
@@ -83,7 +79,7 @@ def lay_out(
         if placed.mask is None
         else torch.from_numpy(placed.mask.astype(np.int64)),
         segments=placed.segments,
-        positions=torch.from_numpy(positions),
+        positions=torch.from_numpy(placed.positions),
         targets=torch.from_numpy(_join(responses)),
         owners=torch.from_numpy(np.repeat(np.arange(len(responses)), lengths)),
         tokens=torch.from_numpy(lengths),
@@ -92,6 +88,9 @@ def lay_out(
 
 def shared(prompts: list[Ids], responses: list[Ids], pad_id: int, pad_side: str) -> Placed:
     """All pairs in one row, the prompt once; the second branch restarts at the prompt's end."""
+    if (grown := grow(prompts, responses)) is not None:
+        trees = grown.trees
+        return Placed(grown.ids[None], trees.places[None], None, trees, grown.positions)
     rows = len(prompts)
     prompt = _lengths(prompts)
     first = _lengths(responses[:rows])
@@ -107,7 +106,8 @@ def shared(prompts: list[Ids], responses: list[Ids], pad_id: int, pad_side: str)
         before = np.concatenate([before, before])
         inside = np.concatenate([inside, inside + first])
     segments = Segments(tuple((p, c, r) for p, c, r in pieces.tolist()))
-    return Placed(ids[None], places[None], None, segments, before, inside)
+    positions = _predicting(before, inside, responses)
+    return Placed(ids[None], places[None], None, segments, positions)
 
 
 def packed(prompts: list[Ids], responses: list[Ids], pad_id: int, pad_side: str) -> Placed:
@@ -124,7 +124,8 @@ def packed(prompts: list[Ids], responses: list[Ids], pad_id: int, pad_side: str)
     places = _ranges(np.zeros_like(start), pieces.sum(1))
     inside = (start + prompt).reshape(rows, sides).T.ravel()  # chosen ones first
     segments = Segments(tuple((p, c, 0) for p, c in pieces.tolist()))
-    return Placed(ids[None], places[None], None, segments, inside - 1, inside)
+    positions = _predicting(inside - 1, inside, responses)
+    return Placed(ids[None], places[None], None, segments, positions)
 
 
 def padded(prompts: list[Ids], responses: list[Ids], pad_id: int, pad_side: str) -> Placed:
@@ -141,7 +142,7 @@ def padded(prompts: list[Ids], responses: list[Ids], pad_id: int, pad_side: str)
     # Padding repeats a position inside the sequence: learned position tables may end with it.
     places = np.clip(places, 0, total[:, None] - 1)
     inside = np.arange(len(responses)) * longest + skipped + prompt
-    return Placed(ids, places, mask, None, inside - 1, inside)
+    return Placed(ids, places, mask, None, _predicting(inside - 1, inside, responses))
 
 
 LAYOUTS = {"shared": shared, "packed": packed, "padded": padded}
@@ -187,6 +188,18 @@ def _sizes(row: Encoded, layout: str, paired: bool) -> tuple[int, int]:
         return 2 if paired else 1, prompt + max(chosen, rejected)
     prompts = 2 if paired and layout == "packed" else 1
     return prompts * prompt + chosen + rejected, 0
+
+
+def _predicting(before: np.ndarray, inside: np.ndarray, responses: list[Ids]) -> np.ndarray:
+    """(N,) flat index of the token that predicts each target, where responses lie in one piece.
+
+    - `before`: (responses,) of the token that predicts a response's first token.
+    - `inside`: (responses,) of a response's first token; its others follow.
+    """
+    lengths = _lengths(responses)
+    positions = _ranges(inside - 1, lengths)
+    positions[np.cumsum(lengths) - lengths] = before
+    return positions
 
 
 def _lengths(lists: list[Ids]) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dpo_lab.attention import Unsupported
+from dpo_lab.attention import Segments, Unsupported
 from dpo_lab.batch import Encoded
 from dpo_lab.errors import Refused
 from dpo_lab.layouts import LAYOUTS, lay_out
@@ -80,7 +80,7 @@ def _fault(policy: Policy, layout: str, longest: int) -> str | None:
     size = min(10, policy.config.vocab_size)
     rows = [Encoded(*([token % size for token in part] for part in pair)) for pair in PAIRS]
     batch = lay_out(rows, [0, 1], layout, pad_id=0, paired=True)
-    assert batch.segments is not None
+    assert isinstance(batch.segments, Segments)
     batch = replace(batch, segments=replace(batch.segments, allow_for=longest))
     training = policy.model.training
     policy.eval()

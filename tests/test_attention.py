@@ -98,7 +98,7 @@ def test_segments_just_short_of_a_block_are_padded_to_it():
         torch.randn(1, 2, 13 + 5, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)
     )
     segments = Segments(((4, 6, 3), (2, 1, 2)))
-    padded = attention._together(query, key, value, segments, 0.0, None)
+    padded = attention._together(query, key, value, segments.together(cpu), 0.0, None)
     plain = attention._one_by_one(query, key, value, segments, 0.0, None)
     torch.testing.assert_close(padded, plain, rtol=0, atol=1e-12)
     push = torch.randn_like(plain)

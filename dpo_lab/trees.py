@@ -1,0 +1,128 @@
+"""Responses to one prompt as a tree: what several of them begin with is computed once.
+
+In a world of few prompts and words, or where a prompt has many answers, most tokens of a batch are
+the beginning of more than one response. A token's hidden state depends on what stands before it
+alone, so one copy serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dpo_lab.attention import Together, block
+
+LARGEST = 512  # tokens of one tree: of more, the padding and the masks cost more than they save
+WORTH = 0.5  # share of the tokens that must be left of them, or trees are not worth their masks
+
+
+@dataclass(frozen=True)
+class Trees:
+    """The trees of one row of T tokens, in order; every token sees itself and what leads to it.
+
+    - `sizes`: tokens of each tree.
+    - `parents`: (T,) which token of its tree stands before a token; itself for the first one.
+    - `places`: (T,) how many tokens do.
+    - `longest`: tokens of the longest sequence, the last one of a response included.
+    """
+
+    sizes: np.ndarray
+    parents: np.ndarray
+    places: np.ndarray
+    longest: int
+    _kept: dict[torch.device, Together] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @cached_property
+    def tokens(self) -> int:
+        """T, the tokens of the row."""
+        return len(self.parents)
+
+    def at_once(self, device: torch.device) -> bool:
+        """Always: they are small."""
+        return True
+
+    def together(self, device: torch.device) -> Together:
+        """Indices and mask for computing all trees at once."""
+        if device not in self._kept:
+            self._kept[device] = block(self.sizes, self._seen(), device)
+        return self._kept[device]
+
+    def _seen(self) -> np.ndarray:
+        """(S, L, L) who sees whom. One step for each place: a token sees what its parent sees."""
+        seen = np.zeros((len(self.sizes), self.sizes.max(), self.sizes.max()), bool)
+        tree = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        own = np.arange(self.tokens) - np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
+        seen[tree, own, own] = True
+        for place in range(1, self.places.max() + 1):
+            at = np.flatnonzero(self.places == place)
+            seen[tree[at], own[at]] |= seen[tree[at], self.parents[at]]
+        return seen
+
+
+class Grown(NamedTuple):
+    """Trees with their tokens.
+
+    - `ids`: (T,) token ids.
+    - `positions`: for each response, the tokens that predict its tokens.
+    """
+
+    trees: Trees
+    ids: np.ndarray
+    positions: np.ndarray
+
+
+class _Tree:
+    """One prompt, and what its responses begin with."""
+
+    def __init__(self, prompt: Sequence[int]):
+        self.ids = list(prompt)
+        self.places = list(range(len(prompt)))
+        self.parents = [0, *range(len(prompt) - 1)]
+        self.root = len(prompt) - 1
+        self.after: dict[tuple[int, int], int] = {}
+
+    def path(self, response: Sequence[int]) -> list[int]:
+        """The tokens that predict those of the response; the last of it nobody needs to see."""
+        at = self.root
+        path = [at]
+        for token in response[:-1]:
+            below = self.after.get((at, token))
+            if below is None:
+                below = self.after[at, token] = len(self.ids)
+                self.ids.append(token)
+                self.parents.append(at)
+                self.places.append(self.places[at] + 1)
+            at = below
+            path.append(at)
+        return path
+
+
+def grow(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Grown | None:
+    """Trees of the responses, response i of prompt i modulo their number; None where trees are not
+    worth it: no prompt comes twice, they save too little, or one is too large."""
+    names = [tuple(prompt) for prompt in prompts]
+    trees = {name: _Tree(name) for name in names}
+    if len(trees) == len(names):
+        return None
+    paths = [trees[names[i % len(names)]].path(each) for i, each in enumerate(responses)]
+    sizes = np.array([len(tree.ids) for tree in trees.values()])
+    apart = sum(map(len, names)) + sum(map(len, responses))
+    if sizes.sum() > WORTH * apart or sizes.max() > LARGEST:
+        return None
+    offsets = dict(zip(trees, (np.cumsum(sizes) - sizes).tolist(), strict=True))
+    positions = [
+        offsets[names[i % len(names)]] + place for i, path in enumerate(paths) for place in path
+    ]
+    longest = max(len(names[i % len(names)]) + len(each) for i, each in enumerate(responses))
+    ids, parents, places = (
+        np.array([value for tree in trees.values() for value in getattr(tree, name)], np.int64)
+        for name in ("ids", "parents", "places")
+    )
+    return Grown(Trees(sizes, parents, places, longest), ids, np.array(positions, np.int64))
