@@ -35,6 +35,7 @@ from dpo_lab.scorer import Scorer
 from dpo_lab.soundings import Soundings
 from dpo_lab.tokenizer import Tokenizer
 from dpo_lab.weights import load_tensors, save_tensors
+from dpo_lab.worlds.kept import kept_leaf_logps
 
 
 class Assembly:
@@ -133,7 +134,10 @@ class Assembly:
     def gauge(self, policy: Policy, objective: Objective) -> Gauge | None:
         """What says where the policy stands in its world, if it has one."""
         world, loss = self.intake.source.world, self.config.nodes["loss"]
-        return Gauge.of(world, policy, loss, objective.reference)
+        if world is None:
+            return None
+        start = kept_leaf_logps(policy, world, self.cache)
+        return Gauge.of(world, start, loss, objective.reference)
 
     def soundings(self, policy: Policy) -> Soundings | None:
         """What draws responses at every evaluation, if it is asked for."""
@@ -182,9 +186,8 @@ class Assembly:
         """Train the start once; afterwards it is loaded, and trained again if it was damaged."""
         node, rows = self.config.nodes["start"], self.intake.sft
         assert rows is not None
-        key = digest(
-            policy.digest(), node, policy.dtype, policy.layout, str(policy.device), rows.digest
-        )
+        how = [policy.architecture(), policy.dtype, policy.layout, str(policy.device)]
+        key = digest(policy.digest(), node, *how, rows.digest)
 
         def build(place: Any) -> None:
             self.say(f"training the start on {len(rows)} sequences")
@@ -213,11 +216,10 @@ class Assembly:
     def _pairs_from(self, policy: Policy) -> None:
         """Let the start write the responses of the pairs."""
         from dpo_lab.worlds import with_pairs
-        from dpo_lab.worlds.enumeration import leaf_logps
 
         intake = self.intake
         assert intake.source.world is not None
-        source = with_pairs(intake.source, leaf_logps(policy, intake.source.world))
+        source = with_pairs(intake.source, kept_leaf_logps(policy, intake.source.world, self.cache))
         intake.source = source
         add_pairs(self.config, intake, source.train, source.eval, self.cache, source.digest)
 
@@ -234,12 +236,10 @@ class Assembly:
 
     def _leaves_of_other(self) -> np.ndarray | None:
         """In a world, all log-probabilities of the network that was loaded; which is then freed."""
-        from dpo_lab.worlds.enumeration import leaf_logps
-
         world, other, self.other = self.intake.source.world, self.other, None
         if world is None or other is None or world.tree.num_leaves > MOST_LEAVES:
             return None
-        return leaf_logps(other, world)
+        return kept_leaf_logps(other, world, self.cache)
 
 
 def device(name: str) -> str:

@@ -25,13 +25,13 @@ def start(run: Run) -> Enumerated:
 
     Nothing is written into the run's folder.
     """
-    from dpo_lab.worlds.enumeration import leaf_logps
+    from dpo_lab.worlds.kept import kept_leaf_logps
 
     assembly = _assembly(run)
     policy = assembly.policy()
     world = assembly.intake.source.world
     assert world is not None
-    return Enumerated(world, leaf_logps(policy, world))
+    return Enumerated(world, kept_leaf_logps(policy, world, assembly.cache))
 
 
 def end(run: Run, world: World) -> np.ndarray:

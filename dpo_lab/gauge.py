@@ -37,16 +37,13 @@ class Gauge:
 
     @classmethod
     def of(
-        cls, world: World | None, policy: Policy, loss: dict[str, Any], reference: Reference | None
-    ) -> Gauge | None:
-        """A gauge for this run; None where there is no world to enumerate.
+        cls, world: World, start: np.ndarray, loss: dict[str, Any], reference: Reference | None
+    ) -> Gauge:
+        """A gauge for a run that begins at `start`, (P, n) log-probabilities.
 
         pi* is that of the loss's `beta`, for losses that have one and compare with a reference,
         and tilts the start, whatever the reference is. For the others no distance to it is given.
         """
-        if world is None:
-            return None
-        start = leaf_logps(policy, world)
         inputs = signature(loss["_target_"]).inputs
         beta = loss.get("beta") if "reference" in inputs else None
         if beta is not None and "Leaves" in inputs["policy"]:  # which sees rewards, not labels

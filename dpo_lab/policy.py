@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Policy", "choose_layout"]
 
+# of a config: what differs between networks that compute the same
+_NAMES = {"_name_or_path", "architectures", "dtype", "transformers_version"}
+
 MATMUL = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -65,6 +68,7 @@ class Policy:
         self.matmul_dtype = MATMUL[dtype]
         stored = torch.float64 if dtype == "float64" else torch.float32
         self.model = model.to(device=self.device, dtype=stored)
+        self.model.train()  # every module of it, so that its own mode is that of all
         plain = model if isinstance(model, PreTrainedModel) else model.get_base_model()
         self.network = cast(PreTrainedModel, plain)
         if dtype == "float64":
@@ -98,11 +102,13 @@ class Policy:
 
     def train(self) -> None:
         """Dropout on, where the model has any."""
-        self.model.train()
+        if not self.model.training:  # a walk over all modules, for nothing in most steps
+            self.model.train()
 
     def eval(self) -> None:
         """Dropout off."""
-        self.model.eval()
+        if self.model.training:
+            self.model.eval()
 
     def autocast(self) -> AbstractContextManager:
         """Within, matrix products run in bfloat16 where that is this policy's `dtype`."""
@@ -150,6 +156,17 @@ class Policy:
         assert own.keys() == weights.keys(), sorted(own.keys() ^ weights.keys())[:5]
         for name, value in weights.items():
             own[name].copy_(value)
+
+    def architecture(self) -> dict[str, Any]:
+        """What the network computes with its weights, as plain data: two networks of the same
+        weights may differ in the number of their heads, say, or in the scale of an adapter."""
+        plain = {key: value for key, value in self.config.to_dict().items() if key not in _NAMES}
+        for name, adapter in getattr(self.model, "peft_config", {}).items():
+            plain[f"adapter {name}"] = {
+                key: sorted(value) if isinstance(value, set) else value
+                for key, value in adapter.to_dict().items()
+            }
+        return plain
 
     def digest(self) -> str:
         """SHA-256 over names, shapes, types and bytes of all weights, adapters included."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from dpo_lab.references import LeafTable
 from dpo_lab.references.table import SCORER_VERSION, Table, as_table, fill
 from dpo_lab.scoring import token_logps
 from dpo_lab.worlds import World
-from dpo_lab.worlds.enumeration import conditionals, leaf_logps
+from dpo_lab.worlds.enumeration import conditionals
+from dpo_lab.worlds.kept import kept_leaf_logps
 
 # A tree of more leaves than this a prompt is not enumerated to look up a few thousand rows.
 MOST_LEAVES = 200_000
@@ -52,11 +54,11 @@ class Scorer:
         `everything`, one of all responses of the world."""
         if self.everything:
             assert self.world is not None
-            leaves = torch.from_numpy(leaf_logps(policy, self.world))
+            leaves = torch.from_numpy(kept_leaf_logps(policy, self.world, self.cache))
             sha = hashlib.sha256(leaves.numpy().tobytes()).hexdigest()
             return LeafTable(leaves.to(policy.device), sha)
-        parts = [SCORER_VERSION, weights, policy.dtype, policy.layout, str(policy.device)]
-        parts.append(policy.legal)
+        parts: list[Any] = [SCORER_VERSION, weights, policy.dtype, policy.layout]
+        parts += [str(policy.device), policy.legal, policy.architecture()]
         score = partial(_alone, policy)
         if self.world is not None and self.world.tree.num_leaves <= MOST_LEAVES:
             parts.append("tree")

@@ -49,6 +49,10 @@ class Tabular(Policy):
         """Never."""
         return False
 
+    def architecture(self) -> dict[str, Any]:
+        """What its logits are of."""
+        return self.about
+
     def plain(self) -> AbstractContextManager:
         """Nothing: there is no attention."""
         return nullcontext()

@@ -32,7 +32,14 @@ def test_another_start_is_trained_for_other_knobs(started):
     for words in ([], ["loss.beta=0.7", "seed=3"]):
         again, counts = started("start.lr=1e-2", *words)
         assert again == first and "starts_trained" not in counts
-    for knob in ("start.lr=1e-3", "model.seed=1", "train.dtype=float64"):
+    # two heads have the same random weights as four, and dropout has none at all
+    for knob in (
+        "start.lr=1e-3",
+        "model.seed=1",
+        "train.dtype=float64",
+        "model.num_heads=2",
+        "model.dropout=0.1",
+    ):
         other, counts = started("start.lr=1e-2", knob)
         assert counts["starts_trained"] == 1 and other != first, knob
 

@@ -9,6 +9,7 @@ import torch
 from networks import ROWS, Tokens, every_layout, in_double, one_by_one, tiny
 from transformers import AutoModelForCausalLM
 
+from dpo_lab.adapters import lora
 from dpo_lab.errors import Refused
 from dpo_lab.layouts import lay_out
 from dpo_lab.policy import Policy, choose_layout
@@ -110,6 +111,25 @@ def test_the_digest_is_of_every_weight():
     half = Policy(tiny("llama"), Tokens())
     half.model.lm_head.to(torch.bfloat16)
     assert half.digest() != same.digest()
+
+
+def test_networks_of_the_same_weights_differ_in_their_architecture():
+    def made(**changes):
+        return Policy(tiny("gpt2", **changes), Tokens())
+
+    four, again, two = made(), made(), made(n_head=2)
+    assert four.digest() == again.digest() == two.digest()
+    assert four.architecture() == again.architecture() != two.architecture()
+
+    def adapted(alpha):
+        return Policy(
+            lora(tiny("gpt2"), r=2, alpha=alpha, target_modules=["all-linear"], modules_to_save=[]),
+            Tokens(),
+        )
+
+    assert adapted(4).digest() == adapted(8).digest()
+    assert adapted(4).architecture() != adapted(8).architecture()
+    assert json.dumps(adapted(4).architecture()) == json.dumps(adapted(4).architecture())
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -11,8 +11,8 @@ from dpo_lab.scorer import Scorer
 from dpo_lab.scoring import logps
 
 
-def make(dtype="float64", layout="shared", legal=None, dropout=0.0):
-    model = tiny("llama", attention_dropout=dropout)
+def make(dtype="float64", layout="shared", legal=None, dropout=0.0, **changes):
+    model = tiny("llama", attention_dropout=dropout, **changes)
     return Policy(model, Tokens(), dtype=dtype, layout=layout, legal=legal)
 
 
@@ -46,6 +46,7 @@ def test_values_are_those_of_the_batch_without_dropout(tmp_path):
         ({"layout": "padded"}, "w"),
         ({"legal": list(range(1, VOCAB))}, "w"),
         ({}, "other weights"),
+        ({"rms_norm_eps": 1e-3}, "w"),  # the same weights, in another network
     ],
 )
 def test_what_decides_a_value_is_in_its_key(tmp_path, knobs, weights):

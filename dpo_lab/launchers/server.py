@@ -152,6 +152,7 @@ def preload() -> None:
     keep_freed_memory()
     for name in PRELOAD:
         importlib.import_module(name)
+    importlib.import_module("dpo_lab.curves").rehearse()
     gc.freeze()  # what is here now stays: the collector of a child need not look at it, nor copy it
 
 

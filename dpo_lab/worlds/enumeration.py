@@ -1,6 +1,6 @@
 """A policy's log-probability of everything that can be said, level by level with a KV cache.
 
-The one file of the worlds that needs torch.
+With `kept`, which puts that on disk, the only file of the worlds that needs torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dpo_lab.worlds.truth import World
 if TYPE_CHECKING:
     from dpo_lab.policy import Policy
 
-MAX_ROWS = 4_096  # prefixes that go through the model at once; bounds memory
+MAX_ROWS = 2_048  # prefixes that go through the model at once; bounds memory, and is fast on a CPU
 
 
 def leaf_logps(policy: Policy, world: World) -> np.ndarray:
