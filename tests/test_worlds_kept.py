@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -51,17 +53,19 @@ def test_they_come_back_to_the_last_bit(tmp_path, counted):
 
 def test_what_decides_a_value_is_in_its_key(tmp_path, counted):
     cache, nano = Cache(tmp_path), truth()
+    first, second, *others = nano.prompts
     kept_leaf_logps(policy(), nano, cache)
     kept_leaf_logps(policy(), truth(flips=0.3, seed=4), cache)  # of pairs, not of what may be said
     assert len(counted) == 1
-    others = [
+    differing = [
         (policy(seed=1), nano),
         (policy(heads=2), nano),  # with the same weights
         (policy(dtype="float32"), nano),
         (policy(), truth(words="good bad not")),
         (policy(), truth(depth=2)),
+        (policy(), replace(nano, prompts=(second, first, *others))),
     ]
-    for number, (who, what) in enumerate(others):
+    for number, (who, what) in enumerate(differing):
         found = kept_leaf_logps(who, what, cache)
         assert len(counted) == number + 2
         np.testing.assert_array_equal(found, leaf_logps(who, what))
