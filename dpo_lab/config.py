@@ -35,6 +35,7 @@ class Train:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[int | None, Count] = None
+    deterministic: bool = True
     micro_tokens: Annotated[int, Count] = 8192
     gradient_checkpointing: bool = False
     log_every: Annotated[int, Count] = 10

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dpo_lab import checkpoint, curves, faults, snapshot
-from dpo_lab.assembly import Assembly
+from dpo_lab.assembly import Assembly, device
 from dpo_lab.cache import Cache
 from dpo_lab.config import Config
 from dpo_lab.disk import DiskFull, expect, writing
@@ -27,6 +27,7 @@ from dpo_lab.loop import Effects, Plan, State, batches, fit
 from dpo_lab.options import bind
 from dpo_lab.origin import Origin
 from dpo_lab.record import changed_packages, record, resumed, same_facts, same_run
+from dpo_lab.repeatable import repeatable
 from dpo_lab.results import Run
 from dpo_lab.rows import write_rejects
 from dpo_lab.signals import STATUS, noted
@@ -62,7 +63,8 @@ def run(
             display.say(f"{held.path} is finished; nothing to do")
             return Run(held.path)
         try:
-            with writing(held.path):
+            same = repeatable(device(config.train.device), config.train.deterministic)
+            with writing(held.path), same:
                 Job(config, intake, cache, held, display, pressed, known).go(origin)
         except Interrupted as stop:
             held.ended("stopped", str(stop))
@@ -287,11 +289,8 @@ class Job:
 
     def _write_record(self) -> None:
         source = self.intake.source
-        self.record |= {
-            "data": self.intake.report,
-            "files": source.files,
-            "cache": self.cache.counts,
-        }
+        found = {"files": source.files, "cache": self.cache.counts}
+        self.record |= {"data": self.intake.report} | found
         write_json(self.folder / "record.json", self.record)
         if source.rejects and not (self.folder / "rejects.jsonl").exists():
             write_rejects(self.folder / "rejects.jsonl", source.rejects)

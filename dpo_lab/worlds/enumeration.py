@@ -19,7 +19,9 @@ from dpo_lab.worlds.truth import World
 if TYPE_CHECKING:
     from dpo_lab.policy import Policy
 
-MAX_ROWS = 2_048  # prefixes that go through the model at once; bounds memory, and is fast on a CPU
+# prefixes that go through the model at once; on a CPU more of them are slower, on a GPU fewer
+ROWS_ON_CPU = 2_048
+ROWS_ELSEWHERE = 16_384
 
 
 def leaf_logps(policy: Policy, world: World) -> np.ndarray:
@@ -62,13 +64,15 @@ def leaves(policy: Policy, world: World, prompts: Sequence[int]) -> Tensor:
     return torch.cat([*parts, prefix], 1)
 
 
-def conditionals(policy: Policy, world: World, *, max_rows: int = MAX_ROWS) -> list[np.ndarray]:
+def conditionals(policy: Policy, world: World, *, max_rows: int | None = None) -> list[np.ndarray]:
     """Next-token log-probabilities after every prefix, for l = 0..T-1 words: (P, V**l, V + 1).
 
     Column 0 is EOS, columns 1..V the words; softmax over these legal tokens alone, in float64. The
     model runs in eval mode without gradients, and gets its mode back. `max_rows`: prefixes that go
-    through the model at once.
+    through the model at once; None: as many as suits the device.
     """
+    on_cpu = torch.device(policy.device).type == "cpu"
+    max_rows = max_rows or (ROWS_ON_CPU if on_cpu else ROWS_ELSEWHERE)
     assert max_rows >= world.tree.num_words
     walk = _Walk(policy, world, max_rows)
     training = policy.model.training
