@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from dpo_lab.attention import Segments
-    from dpo_lab.trees import Trees
+    from dpo_lab.attention import Row
     from dpo_lab.worlds.truth import World
 
 T = TypeVar("T")
@@ -81,7 +80,7 @@ class Batch:
     input_ids: Tensor
     position_ids: Tensor
     attention_mask: Tensor | None
-    segments: Segments | Trees | None
+    segments: Row | None
     positions: Tensor
     targets: Tensor
     owners: Tensor

@@ -23,8 +23,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from dpo_lab.attention import Segments
 from dpo_lab.batch import Batch, Encoded
+from dpo_lab.segments import Segments
 from dpo_lab.trees import Trees, grow
 
 Ids = list[int]

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dpo_lab.attention import Segments, Unsupported
+from dpo_lab.attention import Unsupported
 from dpo_lab.batch import Encoded
 from dpo_lab.errors import Refused
 from dpo_lab.layouts import LAYOUTS, lay_out
 from dpo_lab.scoring import states
+from dpo_lab.segments import Segments
 
 if TYPE_CHECKING:
     from dpo_lab.policy import Policy

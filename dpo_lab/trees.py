@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from dpo_lab.attention import Together, block
+from dpo_lab.segments import Together, attend_together, block
 
 LARGEST = 512  # tokens of one tree: of more, the padding and the masks cost more than they save
 WORTH = 0.5  # share of the tokens that must be left of them, or trees are not worth their masks
@@ -44,9 +45,11 @@ class Trees:
         """T, the tokens of the row."""
         return len(self.parents)
 
-    def at_once(self, device: torch.device) -> bool:
-        """Always: they are small."""
-        return True
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None
+    ) -> Tensor:
+        """All at once: they are small."""
+        return attend_together(query, key, value, self.together(query.device), dropout, scale)
 
     def together(self, device: torch.device) -> Together:
         """Indices and mask for computing all trees at once."""

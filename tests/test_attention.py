@@ -6,8 +6,9 @@ import transformers
 from networks import tiny
 from torch import nn
 
-from dpo_lab import attention
-from dpo_lab.attention import Attention, Segments, Unsupported, segment_attention
+from dpo_lab import segments as ways
+from dpo_lab.attention import SEGMENTS, Attention, Unsupported, segment_attention
+from dpo_lab.segments import Segments
 
 LENGTHS = ((3, 2, 4), (1, 1, 1), (5, 3, 0), (2, 6, 1))
 MODULE = nn.Identity()
@@ -74,7 +75,7 @@ def test_a_segment_by_hand():
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
 @pytest.mark.parametrize("scaling", [None, 0.3])
 def test_both_ways_equal_a_dense_mask(monkeypatch, together, key_heads, scaling):
-    monkeypatch.setattr(attention, "TOGETHER", 64 if together else 0)
+    monkeypatch.setattr(ways, "TOGETHER", 64 if together else 0)
     parts = inputs(key_heads)
     out, weights = segment_attention(
         MODULE, *parts, None, scaling=scaling, segments=Segments(LENGTHS)
@@ -98,8 +99,8 @@ def test_segments_just_short_of_a_block_are_padded_to_it():
         torch.randn(1, 2, 13 + 5, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)
     )
     segments = Segments(((4, 6, 3), (2, 1, 2)))
-    padded = attention._together(query, key, value, segments.together(cpu), 0.0, None)
-    plain = attention._one_by_one(query, key, value, segments, 0.0, None)
+    padded = ways.attend_together(query, key, value, segments.together(cpu), 0.0, None)
+    plain = ways.attend_one_by_one(query, key, value, segments, 0.0, None)
     torch.testing.assert_close(padded, plain, rtol=0, atol=1e-12)
     push = torch.randn_like(plain)
     ours, theirs = (
@@ -110,7 +111,7 @@ def test_segments_just_short_of_a_block_are_padded_to_it():
 
 @pytest.mark.parametrize("together", [True, False])
 def test_dropout_drops_attention_weights(monkeypatch, together):
-    monkeypatch.setattr(attention, "TOGETHER", 64 if together else 0)
+    monkeypatch.setattr(ways, "TOGETHER", 64 if together else 0)
     query, key, _ = (x.detach() for x in inputs())
     ones = torch.ones_like(key)
     segments = Segments(LENGTHS)
@@ -197,13 +198,13 @@ def test_a_window_must_hold_what_is_allowed_for():
 
 def test_one_long_segment_among_many_short_ones_is_waste():
     assert Segments(((4, 2, 2),) * 9).waste == 1
-    assert Segments(((1, 1, 1),) * 99 + ((100, 50, 50),)).waste > attention.WASTE
+    assert Segments(((1, 1, 1),) * 99 + ((100, 50, 50),)).waste > ways.WASTE
 
 
 def test_the_implementation_is_put_back_after_an_error():
     config = tiny("llama").config
     before = config._attn_implementation
-    with pytest.raises(KeyError), Attention(config, attention.SEGMENTS):
-        assert config._attn_implementation == attention.SEGMENTS
+    with pytest.raises(KeyError), Attention(config, SEGMENTS):
+        assert config._attn_implementation == SEGMENTS
         raise KeyError
     assert config._attn_implementation == before

@@ -12,7 +12,7 @@ from networks import ROWS, Tokens, every_layout, gradients, in_double, one_by_on
 from test_run import NANO, steady
 
 import dpo_lab
-from dpo_lab import attention
+from dpo_lab import segments
 from dpo_lab.batch import Encoded
 from dpo_lab.compose import compose
 from dpo_lab.layouts import lay_out
@@ -79,7 +79,7 @@ def test_the_cases_take_every_way_through_attention():
 
     gpu = torch.device("cuda")
     assert batch("long segments").segments.at_once(gpu)
-    assert batch("long segments").segments.size > attention.TOGETHER
+    assert batch("long segments").segments.size > segments.TOGETHER
     assert not batch("one long among short ones").segments.at_once(gpu)
     assert isinstance(batch("few prompts").segments, Trees)
 

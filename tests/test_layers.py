@@ -18,9 +18,9 @@ LAYERS = [
     "rows turns formats combinations complaints overrides compose completion follower examples "
     "shapes columnar records "
     "mixture source data card truncation templates tokenizer tokens token_rows verbatim",
-    "losses optimizers quasi_newton schedules attention trees head precision repeatable model "
-    "adapters probes policy tabular sampling estimates scoring metrics layouts loader worlds "
-    "intake",
+    "losses optimizers quasi_newton schedules attention segments trees whole_tree head precision "
+    "repeatable model adapters probes policy tabular sampling estimates scoring metrics layouts "
+    "loader worlds intake",
     "references objective population checkpoint loggers folder identity record origin results "
     "statistics printing gauge evidence experiment",
     "loop stepzero evaluation drawing bands charts grid comparison diagnostics tables curves "

@@ -16,7 +16,7 @@ from networks import (
     tiny,
 )
 
-from dpo_lab import attention
+from dpo_lab import segments
 from dpo_lab.adapters import lora
 from dpo_lab.batch import Encoded, Logps
 from dpo_lab.layouts import lay_out
@@ -54,7 +54,7 @@ def weighted(values: torch.Tensor) -> torch.Tensor:
 def test_every_layout_equals_plain_transformers(
     kind, adapter, checkpointing, together, monkeypatch
 ):
-    monkeypatch.setattr(attention, "TOGETHER", 64 if together else 0)
+    monkeypatch.setattr(segments, "TOGETHER", 64 if together else 0)
     scored = policy(kind, adapter, gradient_checkpointing=checkpointing)
     scored.train()  # no dropout here, but checkpointing wants it
     expected = one_by_one(scored.model, ROWS)

@@ -9,11 +9,11 @@ from networks import Tokens, gradients, in_double, one_by_one, tiny
 
 from dpo_lab import trees
 from dpo_lab.adapters import lora
-from dpo_lab.attention import Segments
 from dpo_lab.batch import Encoded
 from dpo_lab.layouts import lay_out
 from dpo_lab.policy import Policy
 from dpo_lab.scoring import token_logps
+from dpo_lab.segments import Segments
 from dpo_lab.trees import Trees, grow
 
 EXACT = {"rtol": 0, "atol": 1e-10}

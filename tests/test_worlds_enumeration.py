@@ -8,7 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from dpo_lab.layouts import lay_out
 from dpo_lab.policy import Policy
@@ -40,7 +47,9 @@ def policy_of(truth, kind=LlamaForCausalLM, config=LlamaConfig, dtype=torch.floa
     model = kind(config(vocab_size=len(truth.vocabulary), **SIZE, **more)).to(dtype)
     for parameter in model.parameters():
         parameter.data *= 3  # far from uniform
-    return SimpleNamespace(model=model, device="cpu", plain=nullcontext, autocast=nullcontext)
+    return SimpleNamespace(
+        model=model, device="cpu", layout="padded", plain=nullcontext, autocast=nullcontext
+    )
 
 
 def one_by_one(policy, truth):
@@ -154,6 +163,51 @@ def test_the_gradient_is_that_of_scoring_rows():
     theirs = gradient(logps(policy, batch).chosen.total)
     assert theirs.abs().max() > 0.1
     np.testing.assert_allclose(ours, theirs, atol=1e-10)
+
+
+def whole(truth, kind=LlamaForCausalLM, config=LlamaConfig, **more):
+    """A policy that takes everything that can be said in one row."""
+    tokenizer = Tokenizer.from_words(truth.vocabulary[3:], truth.bos, truth.eos, truth.pad)
+    model = policy_of(truth, kind, config, **more).model
+    return Policy(model, tokenizer, layout="shared", dtype="float64", legal=truth.legal_ids)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [(LlamaForCausalLM, LlamaConfig), (Qwen2ForCausalLM, Qwen2Config)],
+)
+def test_in_one_row_leaves_and_gradient_are_those_of_one_level_after_another(kind, config, depth):
+    truth = world(words="good bad film", depth=depth, pairs=5, eval_pairs=1, sft_rows=1).world
+    policy = whole(truth, kind, config)
+    prompts = [5, 0, 2]
+    weights = torch.linspace(-1, 2, truth.tree.num_leaves).double()
+
+    def found(layout):
+        policy.layout = layout
+        policy.model.zero_grad()
+        logps = leaves(policy, truth, prompts)
+        (logps * weights).sum().backward()
+        grads = [p.grad.flatten() for _, p in policy.trainable()]
+        return logps.detach(), torch.cat(grads)
+
+    ours, theirs = found("shared"), found("padded")
+    assert theirs[1].abs().max() > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(ours[0], leaf_logps(policy, truth)[prompts], atol=1e-9)
+
+
+def test_in_one_row_dropout_and_windows_are_honoured(truth):
+    policy = whole(truth, attention_dropout=0.5)
+    policy.model.train()
+    drawn = [leaves(policy, truth, [1]).detach() for _ in range(2)]
+    assert (drawn[0] - drawn[1]).abs().max() > 1e-3
+    policy.model.eval()
+    assert torch.equal(leaves(policy, truth, [1]), leaves(policy, truth, [1]))
+    narrow = whole(truth, MistralForCausalLM, MistralConfig, sliding_window=3)
+    narrow.model.eval()
+    expected = leaf_logps(narrow, truth)[[1]]
+    np.testing.assert_allclose(leaves(narrow, truth, [1]).detach(), expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("layout", ["shared", "padded"])

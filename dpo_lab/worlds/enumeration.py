@@ -5,7 +5,7 @@ With `kept`, which puts that on disk, the only file of the worlds that needs tor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpo_lab.attention import Unsupported
 from dpo_lab.tabular import Tabular
+from dpo_lab.whole_tree import WholeTree
 from dpo_lab.worlds.truth import World
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 # prefixes that go through the model at once; on a CPU more of them are slower, on a GPU fewer
 ROWS_ON_CPU = 2_048
 ROWS_ELSEWHERE = 16_384
+SEGMENTED = ("shared", "packed")  # layouts of policies that honour who sees whom in a row
 
 
 def leaf_logps(policy: Policy, world: World) -> np.ndarray:
@@ -38,30 +41,60 @@ def leaf_logps(policy: Policy, world: World) -> np.ndarray:
 def leaves(policy: Policy, world: World, prompts: Sequence[int]) -> Tensor:
     """The same for some prompts, (B, n) float64 with gradient.
 
-    One forward pass a level, through the KV cache: every prefix of the tree is computed once, so
-    memory grows with B times the prefixes. In the mode (training or not) that the model is in.
+    Every prefix of the tree is computed once, so memory grows with B times the prefixes. In the
+    mode (training or not) that the model is in.
     """
     if isinstance(policy, Tabular):
         return policy.leaves(prompts)
-    tree, device = world.tree, policy.device
-    legal = torch.as_tensor(world.legal_ids, device=device)
-    ids = torch.as_tensor(world.prompt_ids[list(prompts)], device=device)
-    prefix = torch.zeros(len(ids), 1, dtype=torch.float64, device=device)
-    parts, cache = [], None
+    ids = torch.as_tensor(world.prompt_ids[list(prompts)], device=policy.device)
+    levels = _in_one_row(policy, world, ids) if policy.layout in SEGMENTED else None
+    prefix = torch.zeros(len(ids), 1, dtype=torch.float64, device=policy.device)
+    parts = []
+    for table in levels or _level_by_level(policy, world, ids):
+        table = table.double().log_softmax(-1).view(len(ids), -1, world.tree.num_words + 1)
+        parts.append(prefix + table[:, :, 0])
+        prefix = (prefix[:, :, None] + table[:, :, 1:]).flatten(1)
+    return torch.cat([*parts, prefix], 1)
+
+
+def _in_one_row(policy: Policy, world: World, ids: Tensor) -> list[Tensor] | None:
+    """Logits of the legal tokens after every prefix, level by level, all in one forward pass.
+
+    None where the network cannot see so far (a window shorter than the longest response)."""
+    tree, legal = world.tree, torch.as_tensor(world.legal_ids, device=policy.device)
+    whole = WholeTree(*ids.shape, tree.num_words, tree.depth - 1)
+    said = [legal[1:].repeat(size // tree.num_words) for size in whole.sizes[1:]]
+    last = torch.arange(1, len(ids) + 1) * ids.shape[1] - 1
+    row = {
+        "input_ids": torch.cat([ids.flatten(), *said])[None],
+        "segments": whole,
+        "use_cache": False,
+    }
+    if policy.takes_positions:
+        row["position_ids"] = whole.places().to(policy.device)[None]
+    try:
+        with policy.segmented():
+            logits = policy.model(**row).logits[0][:, legal]
+    except Unsupported:
+        return None
+    first, *others = logits.split(whole.sizes)
+    return [first[last.to(policy.device)], *others]
+
+
+def _level_by_level(policy: Policy, world: World, ids: Tensor) -> Iterator[Tensor]:
+    """The same through the KV cache, one forward pass a level."""
+    tree, legal = world.tree, torch.as_tensor(world.legal_ids, device=policy.device)
+    cache = None
     for level in range(tree.depth):
         with policy.plain():
             out: Any = policy.model(
                 input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1
             )
-        table = out.logits[:, -1, legal].double().log_softmax(-1)
-        table = table.view(len(prefix), -1, tree.num_words + 1)
-        parts.append(prefix + table[:, :, 0])
-        prefix = (prefix[:, :, None] + table[:, :, 1:]).flatten(1)
+        yield out.logits[:, -1, legal]
         if level + 1 < tree.depth:
             cache = out.past_key_values
             cache.batch_repeat_interleave(tree.num_words)
             ids = legal[1:].repeat(len(ids))[:, None]
-    return torch.cat([*parts, prefix], 1)
 
 
 def conditionals(policy: Policy, world: World, *, max_rows: int | None = None) -> list[np.ndarray]:
