@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from dpo_lab.segments import Together, attend_together, block
 
 LARGEST = 512  # tokens of one tree: of more, the padding and the masks cost more than they save
-WORTH = 0.5  # share of the tokens that must be left of them, or trees are not worth their masks
+WORTH = 0.5  # of tokens, and of prompts: what may be left of them at most, or masks cost more
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,16 @@ class _Tree:
         self.parents = [0, *range(len(prompt) - 1)]
         self.root = len(prompt) - 1
         self.after: dict[tuple[int, int], int] = {}
+        self.paths: dict[tuple[int, ...], list[int]] = {}
 
     def path(self, response: Sequence[int]) -> list[int]:
         """The tokens that predict those of the response; the last of it nobody needs to see."""
+        seen = tuple(response[:-1])
+        if (path := self.paths.get(seen)) is not None:
+            return path
         at = self.root
-        path = [at]
-        for token in response[:-1]:
+        path = self.paths[seen] = [at]
+        for token in seen:
             below = self.after.get((at, token))
             if below is None:
                 below = self.after[at, token] = len(self.ids)
@@ -109,23 +114,26 @@ class _Tree:
 
 def grow(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Grown | None:
     """Trees of the responses, response i of prompt i modulo their number; None where trees are not
-    worth it: no prompt comes twice, they save too little, or one is too large."""
+    worth it: few prompts come twice, little is saved, or a tree is too large."""
     names = [tuple(prompt) for prompt in prompts]
-    trees = {name: _Tree(name) for name in names}
-    if len(trees) == len(names):
+    distinct = dict.fromkeys(names)
+    sides = len(responses) // len(names)
+    before = np.array([len(name) for name in names] * sides)
+    lengths = np.fromiter(map(len, responses), np.int64, len(responses))
+    longest = int((before + lengths).max())
+    if longest > LARGEST or len(distinct) > WORTH * len(names):
         return None
-    paths = [trees[names[i % len(names)]].path(each) for i, each in enumerate(responses)]
+    trees = {name: _Tree(name) for name in distinct}
+    own = [trees[name] for name in names] * sides
+    paths = [tree.path(response) for tree, response in zip(own, responses, strict=True)]
     sizes = np.array([len(tree.ids) for tree in trees.values()])
-    apart = sum(map(len, names)) + sum(map(len, responses))
-    if sizes.sum() > WORTH * apart or sizes.max() > LARGEST:
+    if sizes.max() > LARGEST or sizes.sum() > WORTH * (before.sum() // sides + lengths.sum()):
         return None
-    offsets = dict(zip(trees, (np.cumsum(sizes) - sizes).tolist(), strict=True))
-    positions = [
-        offsets[names[i % len(names)]] + place for i, path in enumerate(paths) for place in path
-    ]
-    longest = max(len(names[i % len(names)]) + len(each) for i, each in enumerate(responses))
+    starts = dict(zip(trees, (np.cumsum(sizes) - sizes).tolist(), strict=True))
+    positions = np.repeat([starts[name] for name in names] * sides, lengths)
+    positions += np.array(list(chain.from_iterable(paths)))
     ids, parents, places = (
-        np.array([value for tree in trees.values() for value in getattr(tree, name)], np.int64)
-        for name in ("ids", "parents", "places")
+        np.array(list(chain.from_iterable(getattr(tree, part) for tree in trees.values())))
+        for part in ("ids", "parents", "places")
     )
-    return Grown(Trees(sizes, parents, places, longest), ids, np.array(positions, np.int64))
+    return Grown(Trees(sizes, parents, places, longest), ids, positions)
