@@ -109,32 +109,34 @@ class Segments:
 
     def _make_together(self, device: torch.device) -> Together:
         parts = np.array(self.lengths)
-        ends = parts.cumsum(1)[:, :, None]  # (S, 3, 1) where each part ends
-        place = np.arange(self.size)
+        ends = torch.from_numpy(parts.cumsum(1)).to(device)[:, :, None]  # (S, 3, 1)
+        place = torch.arange(self.size, device=device)
         first = (place >= ends[:, 0]) & (place < ends[:, 1])
         second = place >= ends[:, 1]
         seen = (place <= place[:, None]) & ~(second[:, :, None] & first[:, None, :])
-        return block(parts.sum(1), seen, device)
+        return block(parts.sum(1), seen)
 
 
-def block(sizes: np.ndarray, seen: np.ndarray, device: torch.device) -> Together:
+def block(sizes: np.ndarray, seen: Tensor) -> Together:
     """Places for S segments that lie in one row, all padded to one length.
 
     - `sizes`: (S,) tokens of each.
     - `seen`: (S, l, l) who sees whom, l the largest size; what it says of padding does not matter.
+      All is made on its device: on a GPU the masks of long segments are large.
     """
     size = length = seen.shape[1]
-    if device.type == "cpu" and length % BLOCK >= ROUND_UP:
+    if seen.device.type == "cpu" and length % BLOCK >= ROUND_UP:
         length += -length % BLOCK
     place = np.arange(length)
     real = place < sizes[:, None]  # (S, L)
-    mask = np.zeros((len(sizes), length, length), bool)
-    mask[:, :size, :size] = seen
-    mask &= real[:, :, None] & real[:, None, :]
-    mask[:, place, place] = True
     taken = np.where(real, (sizes.cumsum() - sizes)[:, None] + place, 0).ravel()
-    plan = (taken, np.flatnonzero(real), mask[:, None])
-    return Together(*(torch.from_numpy(part).to(device) for part in plan))
+    indices = (torch.from_numpy(part).to(seen.device) for part in (taken, np.flatnonzero(real)))
+    there = torch.from_numpy(real).to(seen.device)
+    mask = seen.new_zeros(len(sizes), length, length)
+    mask[:, :size, :size] = seen
+    mask &= there[:, :, None] & there[:, None, :]
+    mask.diagonal(dim1=1, dim2=2).fill_(True)
+    return Together(*indices, mask[:, None])
 
 
 class _Move(torch.autograd.Function):

@@ -55,7 +55,8 @@ class Trees:
     def together(self, device: torch.device) -> Together:
         """Indices and mask for computing all trees at once."""
         if device not in self._kept:
-            self._kept[device] = block(self.sizes, self._seen(), device)
+            seen = torch.from_numpy(self._seen()).to(device)
+            self._kept[device] = block(self.sizes, seen)
         return self._kept[device]
 
     def _seen(self) -> np.ndarray:
