@@ -1,4 +1,5 @@
-"""A policy's log-probability of everything that can be said, level by level with a KV cache.
+"""A policy's log-probability of everything that can be said: level by level with a KV cache or,
+with gradient and where the policy honours who sees whom in a row, in one pass.
 
 With `kept`, which puts that on disk, the only file of the worlds that needs torch.
 """
@@ -60,7 +61,8 @@ def leaves(policy: Policy, world: World, prompts: Sequence[int]) -> Tensor:
 def _in_one_row(policy: Policy, world: World, ids: Tensor) -> list[Tensor] | None:
     """Logits of the legal tokens after every prefix, level by level, all in one forward pass.
 
-    None where the network cannot see so far (a window shorter than the longest response)."""
+    None where the network cannot see so far (a window shorter than the longest response).
+    """
     tree, legal = world.tree, torch.as_tensor(world.legal_ids, device=policy.device)
     whole = WholeTree(*ids.shape, tree.num_words, tree.depth - 1)
     said = [legal[1:].repeat(size // tree.num_words) for size in whole.sizes[1:]]
